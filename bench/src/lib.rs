@@ -1,0 +1,1 @@
+//! Micro and cluster benchmarks, side by side with peers

@@ -1,0 +1,1 @@
+//! Raw key-value commands: encoding, apply with TTL and compare-and-swap, reads.

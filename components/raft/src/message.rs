@@ -1,0 +1,100 @@
+//! Messages between peers, and between a peer and its storage threads.
+
+use bytes::Bytes;
+
+use crate::types::{Entry, Index, PeerId, Snapshot, Term};
+
+/// Kind of a [`Message`]. The numbers are part of the store-to-store wire format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum MessageKind {
+    /// Local: start an election.
+    #[default]
+    Hup = 0,
+    /// Local: send heartbeats.
+    Beat = 1,
+    /// Append `entries` to the leader's log; forwarded by followers.
+    Propose = 2,
+    /// Leader to follower: entries, or an empty probe that carries the commit index.
+    Append = 3,
+    /// Answer to `Append`, `Snapshot` (position reached) or a stale leader.
+    AppendResponse = 4,
+    /// Candidate asks for a vote.
+    Vote = 5,
+    /// Answer to `Vote`.
+    VoteResponse = 6,
+    /// Leader to follower: install a snapshot.
+    Snapshot = 7,
+    /// Leader to follower: still here; carries commit index and read context.
+    Heartbeat = 8,
+    /// Answer to `Heartbeat`; echoes its context.
+    HeartbeatResponse = 9,
+    /// Local: a message to `from` could not be delivered.
+    Unreachable = 10,
+    /// Local: outcome of a snapshot to `from`; `reject` = it failed.
+    SnapshotStatus = 11,
+    /// Local: check that a quorum was heard from.
+    CheckQuorum = 12,
+    /// Ask the leader to hand over to `from`.
+    TransferLeader = 13,
+    /// Leader to follower: campaign now.
+    TimeoutNow = 14,
+    /// Ask for a read index; `context` names the request.
+    ReadIndex = 15,
+    /// Answer to a forwarded `ReadIndex`.
+    ReadIndexResponse = 16,
+    /// Asks whether a vote would be given.
+    PreVote = 17,
+    /// Answer to `PreVote`.
+    PreVoteResponse = 18,
+    /// To the append thread: persist hard state, entries and snapshot, then deliver `responses`.
+    StorageAppend = 19,
+    /// From the append thread: what is durable now.
+    StorageAppendResponse = 20,
+    /// To the apply thread: apply `entries`, then deliver `responses`.
+    StorageApply = 21,
+    /// From the apply thread: what was applied.
+    StorageApplyResponse = 22,
+    /// Local: forget the current leader without changing the term.
+    ForgetLeader = 23,
+}
+
+/// One message. Which fields mean something depends on `kind`; the rest stay at their defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    /// Kind.
+    pub kind: MessageKind,
+    /// Destination.
+    pub to: PeerId,
+    /// Sender; 0 for local messages.
+    pub from: PeerId,
+    /// Sender's term (the term asked for in vote requests); 0 for local messages and proposals.
+    pub term: Term,
+    /// Term of the entry at `index` (appends, votes), or the hint's term (rejected appends).
+    pub log_term: Term,
+    /// Log position before `entries` (appends), last own position (votes), acknowledged or rejected position
+    /// (responses).
+    pub index: Index,
+    /// Entries to append, propose or apply.
+    pub entries: Vec<Entry>,
+    /// Sender's commit index, bounded for heartbeats by what the receiver acknowledged.
+    pub commit: Index,
+    /// Own vote, in `StorageAppend` only.
+    pub vote: PeerId,
+    /// Snapshot to install or to store.
+    pub snapshot: Option<Box<Snapshot>>,
+    /// Whether the request was refused.
+    pub reject: bool,
+    /// Where the logs may still agree, in a refused `AppendResponse`.
+    pub reject_hint: Index,
+    /// Read request, or the mark of a leadership transfer in vote requests.
+    pub context: Bytes,
+    /// Election priority of the candidate (vote requests); 0 = default.
+    pub priority: i64,
+    /// Index from which a follower asks for a fresh snapshot (refused `AppendResponse`); 0 = none.
+    pub request_snapshot: Index,
+    /// Term of `commit`, where `commit` is offered to fast-forward a voter (vote messages); 0 = not offered.
+    pub commit_term: Term,
+    /// Messages to deliver once this storage message's work is durable (or applied).
+    pub responses: Vec<Message>,
+}

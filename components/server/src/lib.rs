@@ -1,0 +1,1 @@
+//! The flotilla binary: tonic services, store-to-store transport, configuration and wiring

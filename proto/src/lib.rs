@@ -1,0 +1,1 @@
+//! Wire types of Flotilla and, behind a feature, its tonic services

@@ -1,0 +1,1 @@
+//! Simulator, checkers and real-process tests of the whole system
