@@ -5,38 +5,62 @@ SHELL := /bin/bash
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/flotilla
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 ROCKSDB = $(CACHE)/rocksdb.env
+WITH_ENV = source $(ROCKSDB) &&
 DEMO_FLAGS ?=
+BENCH_FLAGS ?=
 
-.PHONY: demo test lint build env deps help
+# The published test data of etcd-io/raft, where it lies beside the checkout.
+CONFORMANCE = $(wildcard $(abspath ../shared/raft-conformance/testdata))
+ifneq ($(CONFORMANCE),)
+export RAFT_CONFORMANCE_DIR ?= $(CONFORMANCE)
+endif
+
+.PHONY: help demo test lint bench build env deps
+.DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   three stores on loopback, a kill -9 in the middle of an import, every value checked"
+	@echo "            (DEMO_FLAGS=--exit ends it after the check; other flags: flotilla demo --help)"
 	@echo "make test   all tests"
 	@echo "make lint   formatting, clippy, docs"
-	@echo "make env    prints the environment for plain cargo: eval \"\$$(make -s env)\""
+	@echo "make bench  three stores on loopback under load (BENCH_FLAGS=--help)"
+	@echo "make env    the environment for plain cargo: eval \"\$$(make -s env)\""
+	@echo "The build goes to $(CARGO_TARGET_DIR) and survives a fresh clone."
 
 # Names exactly what is missing, and installs it where that is possible.
 deps:
 	@.ci/deps
 
 $(ROCKSDB): deps components/engine/build-rocksdb.sh Cargo.lock
-	@dir=$$(components/engine/build-rocksdb.sh $(CACHE)) && src=$$(ls -d $${CARGO_HOME:-$$HOME/.cargo}/registry/src/*/$$(basename $$dir | sed 's/-[0-9a-f]*$$//') | head -n 1) && \
-	  printf 'export CARGO_TARGET_DIR=%s\nexport ROCKSDB_STATIC=1\nexport ROCKSDB_LIB_DIR=%s\nexport ROCKSDB_INCLUDE_DIR=%s/rocksdb/include\n' "$(CARGO_TARGET_DIR)" "$$dir" "$$src" > $@.tmp && \
-	  { cmp -s $@.tmp $@ || cp $@.tmp $@; rm -f $@.tmp; }
+	@.ci/rocksdb-env $(CACHE) $@
 
 env: $(ROCKSDB)
 	@cat $(ROCKSDB)
 
-NEXTEST = $(shell cargo nextest --version >/dev/null 2>&1 && echo 'nextest run' || echo test)
-WITH_ENV = source $(ROCKSDB) &&
-
 build: $(ROCKSDB)
-	$(WITH_ENV) cargo build --locked --release --bin flotilla
+	@.ci/say "flotilla, release build (cold: about 10 minutes on two cores)"
+	@$(WITH_ENV) cargo build --locked --release --package flotilla-server --bin flotilla
 
+demo: build
+	@$(CARGO_TARGET_DIR)/release/flotilla demo $(DEMO_FLAGS)
+
+# The binary and the tests are built by one command, so that they share every dependency and no test meets an
+# older binary. Documentation tests come first: the closing lines are those of the tests proper.
 test: $(ROCKSDB)
-	$(WITH_ENV) cargo $(NEXTEST) --locked --workspace
+	@.ci/say "the flotilla binary and the tests (cold: about 12 minutes on two cores)"
+	@$(WITH_ENV) cargo build --locked --workspace --bins --tests --examples
+	@.ci/say "documentation tests"
+	@$(WITH_ENV) cargo test --locked --workspace --doc --quiet
+	@.ci/say "tests$(if $(CONFORMANCE),, (no ../shared/raft-conformance/testdata: set RAFT_CONFORMANCE_DIR to run the raft conformance files))"
+	@$(WITH_ENV) if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --workspace; \
+	  else cargo test --locked --workspace --tests --no-fail-fast; fi
 
 lint: $(ROCKSDB)
-	cargo fmt --all --check
-	$(WITH_ENV) cargo clippy --locked --workspace --all-targets -- -D warnings
-	$(WITH_ENV) RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+	@.ci/say "formatting, clippy, docs"
+	@cargo fmt --all --check
+	@$(WITH_ENV) cargo clippy --locked --workspace --all-targets -- -D warnings
+	@$(WITH_ENV) RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+
+bench: build
+	@$(WITH_ENV) cargo build --locked --release --package flotilla-bench --bin cluster
+	@$(CARGO_TARGET_DIR)/release/cluster --spawn --flotilla $(CARGO_TARGET_DIR)/release/flotilla $(BENCH_FLAGS)
