@@ -24,6 +24,9 @@ const TABLE: [(&str, &[&str]); 11] = [
 /// Crates that run under the simulator: no clock, no threads, no randomness, no runtime, no network.
 pub const BELOW_THE_WIRING: [&str; 6] = ["raft", "region", "engine", "placement", "kv", "raftstore"];
 
+/// The router's asynchronous shell, and the servers in memory that it offers to tests.
+const ROUTER_SHELL: [&str; 2] = ["router/src/client/", "router/src/testing/"];
+
 /// Outside crates that code below the wiring may use, and for what.
 const OUTSIDE_BELOW_THE_WIRING: [(&str, &str); 12] = [
     ("bytes", "values without copies"),
@@ -83,7 +86,7 @@ pub fn folder(name: &str) -> String {
 /// router outside its asynchronous shell.
 pub fn is_below_the_wiring(path: &str) -> bool {
     let pure = BELOW_THE_WIRING.iter().any(|name| path.starts_with(&format!("{}/src/", folder(name))));
-    pure || (path.starts_with("router/src/") && !path.starts_with("router/src/client/"))
+    pure || (path.starts_with("router/src/") && !ROUTER_SHELL.iter().any(|folder| path.starts_with(folder)))
 }
 
 /// The workspace's crates as `cargo metadata` describes them.

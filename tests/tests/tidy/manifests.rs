@@ -47,8 +47,9 @@ pub fn check_inherits(path: &str, text: &str) -> Vec<String> {
     findings
 }
 
+/// Whether the line takes its version from the workspace, or names the crate itself (with features for its tests).
 fn inherits(line: &str) -> bool {
-    line.contains(".workspace = true") || line.contains("workspace = true")
+    line.contains("workspace = true") || line.contains("path = \".\"")
 }
 
 /// A wiring crate's clippy.toml states the same limits as the root's.

@@ -95,14 +95,19 @@ fn test_modules(source: &Source) -> Vec<String> {
     let stem = file.trim_end_matches(".rs");
     let home =
         if matches!(stem, "lib" | "main" | "mod") { folder.to_string() } else { format!("{folder}/{stem}") };
-    let items = source.test_ranges.iter().map(|(from, to)| &source.code[*from..*to]);
-    items
-        .filter(|item| item.trim_end().ends_with(';'))
-        .filter_map(|item| {
-            occurrences(item, "mod").first().map(|at| identifier(item[at + 3..].trim_start()).to_string())
-        })
-        .map(|name| format!("{home}/{name}"))
-        .collect()
+    let mut found = Vec::new();
+    for (from, to) in &source.test_ranges {
+        let (item, text) = (&source.code[*from..*to], &source.text[*from..*to]);
+        let Some(at) = occurrences(item, "mod").into_iter().next().filter(|_| item.trim_end().ends_with(';'))
+        else {
+            continue;
+        };
+        let name = identifier(item[at + 3..].trim_start());
+        // `#[path = "file.rs"]` counts from the file's own folder.
+        let path = text.split_once("#[path = \"").and_then(|(_, rest)| rest.split_once(".rs\""));
+        found.push(path.map_or_else(|| format!("{home}/{name}"), |(path, _)| format!("{folder}/{path}")));
+    }
+    found
 }
 
 /// Byte ranges of the items behind `#[test]` and `#[cfg(...test...)]`.
@@ -308,15 +313,17 @@ mod tests {
         let mut all = vec![
             Source::parse("raftstore/src/lib.rs", "#[cfg(test)]\nmod tests;\nmod split;"),
             Source::parse("raftstore/src/split.rs", "#[cfg(test)] mod cases;"),
+            Source::parse("raftstore/src/merge.rs", "#[cfg(test)]\n#[path = \"merge_tests.rs\"]\nmod tests;"),
+            Source::parse("raftstore/src/merge_tests.rs", ""),
             Source::parse("raftstore/src/tests.rs", ""),
             Source::parse("raftstore/src/tests/deep.rs", ""),
             Source::parse("raftstore/src/split/cases.rs", ""),
         ];
         mark_test_files(&mut all);
-        assert_eq!(
-            all.iter().map(|source| source.is_test).collect::<Vec<_>>(),
-            [false, false, true, true, true]
-        );
+        let tests: Vec<&str> =
+            all.iter().filter(|source| source.is_test).map(|source| source.path.as_str()).collect();
+        let expected = ["merge_tests.rs", "tests.rs", "tests/deep.rs", "split/cases.rs"];
+        assert_eq!(tests, expected.map(|file| format!("raftstore/src/{file}")));
     }
 
     #[test]

@@ -60,8 +60,9 @@ pub struct Cost {
 impl Reading {
     /// Sum of the counters that count fsyncs of the log.
     pub fn fsyncs(&self) -> f64 {
-        let counts =
-            |name: &str| name.contains("sync") && (name.ends_with("_total") || name.ends_with("_count"));
+        let is_sync = |part: &str| matches!(part, "sync" | "syncs" | "fsync" | "fsyncs");
+        let is_count = |name: &str| name.ends_with("_total") || name.ends_with("_count");
+        let counts = |name: &str| is_count(name) && name.split('_').any(is_sync);
         self.metrics.iter().filter(|(name, _)| counts(name)).map(|(_, value)| value).sum()
     }
 
@@ -305,7 +306,7 @@ mod tests {
 
     #[test]
     fn fsyncs_are_counted_and_their_times_are_not() {
-        let page = "x_fsync_seconds_sum 9\nx_fsync_seconds_count 4\nx_fsync_seconds_bucket{le=\"1\"} 4\n";
+        let page = "x_async_total 7\nx_fsync_seconds_sum 9\nx_fsync_seconds_count 4\nx_fsync_seconds_bucket{le=\"1\"} 4\n";
         let mut reading = Reading::default();
         reading.metrics.extend(samples(page).map(|(name, value)| (name.to_string(), value)));
         assert_eq!(reading.fsyncs(), 4.0);
