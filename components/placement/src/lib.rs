@@ -1,1 +1,43 @@
-//! Placement driver: cluster facts, checkers and schedulers as pure functions of the cluster view
+//! Placement driver: cluster facts, checkers and schedulers as pure functions of the cluster view.
+//!
+//! The driver is not a process. Its durable facts ([`meta`]) are keys of the meta region, and the store that leads
+//! that region builds a [`ClusterView`] from heartbeats and asks [`check`] what to do next. Nothing here does I/O,
+//! reads a clock or draws a random number; the runtime around it lives in raftstore.
+//!
+//! In reading order:
+//! - [`PlacementConfig`]: what may be tuned;
+//! - [`RouteTable`]: the newest known descriptor of every region, in key order; every store has one;
+//! - [`StoreInfo`] and [`ClusterView`]: what only the placement leader knows, loads of stores included;
+//! - [`Operator`]: one step that a region's leader is asked to take, tagged with the region's epoch;
+//! - [`InFlight`]: the steps asked for and not yet seen done, and the balance moves they belong to;
+//! - [`check`]: one pass of all checkers and schedulers: joint states, replicas, leaders' and regions' balance;
+//! - [`meta`]: commands and facts of the meta region: store registry, id windows, cluster version.
+//!
+//! **Level-triggered.** Every pass derives the next step of every region from the view alone, so an operator that is
+//! lost, refused or overtaken does no harm: the region's epoch refuses it, and the next pass asks again. The one thing
+//! remembered across passes is which learner belongs to which balance move; forgetting it costs the learner, no more.
+//!
+//! **What a pass promises.** A change is asked for only if the live voters are a quorum both before and after it. A
+//! leader is never removed or demoted. A voter is never removed at one stroke: it is demoted, then removed. A region
+//! has at most one unfinished operator. Loads end within a tolerance, and a balanced cluster is left alone.
+//!
+//! Missing: placement rules per key range, hot regions, merge of small regions, balance by bytes.
+
+mod check;
+mod config;
+mod ids;
+pub mod meta;
+mod operator;
+mod route;
+mod store;
+mod view;
+
+pub use check::{check, drained_stores, is_report_complete};
+pub use config::{ConfigError, PlacementConfig};
+pub use ids::{IDS_KEPT_FOR_META, IdPool};
+pub use operator::{
+    InFlight, Move, Operator, PeerChange, PeerChangeKind, Reason, Step, after_change, after_leave,
+};
+pub use route::{Learned, RegionInfo, RouteTable};
+pub use store::{StoreHealth, StoreInfo, StoreLoad, StoreRecord, StoreState, StoreStats, StoreUuid};
+pub use view::ClusterView;
