@@ -99,6 +99,13 @@ impl WriteBatch {
         }
     }
 
+    /// Records the writes of `other` after its own.
+    pub fn append(&mut self, other: &Self) {
+        self.rep.extend_from_slice(&other.rep[HEADER_BYTES..]);
+        let count = (self.count() + other.count()) as u32;
+        self.rep[8..12].copy_from_slice(&count.to_le_bytes());
+    }
+
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
         self.rep.truncate(HEADER_BYTES);

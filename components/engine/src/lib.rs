@@ -7,8 +7,17 @@
 //! [`RocksEngine`] is the real thing; [`MemEngine`] is its model with a `crash()`, for the simulator.
 
 mod batch;
+mod crc32c;
+mod mem;
+mod prng;
+mod rocks;
+mod wal;
 
 pub use batch::{Op, WriteBatch};
+pub use mem::{Call, CrashPlan, CrashReport, Fault, FaultKind, Faults, MemEngine};
+pub use prng::Prng;
+pub use rocks::{RocksConfig, RocksEngine, power_cut_copy};
+pub use wal::Round;
 
 use std::sync::Arc;
 

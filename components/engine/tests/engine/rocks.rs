@@ -1,0 +1,251 @@
+//! RocksDB behind the seam: each test runs on the model too where it can.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use flotilla_engine::{Engine, Error, MemEngine, RocksConfig, RocksEngine, WriteBatch};
+
+use crate::{batch, data_content, log_content, round, scan};
+
+fn open(dir: &Path) -> Arc<RocksEngine> {
+    RocksEngine::open(dir, RocksConfig::small()).unwrap()
+}
+
+/// Runs `scenario` on both engines.
+fn on_both(scenario: impl Fn(&dyn Engine)) {
+    let dir = tempfile::tempdir().unwrap();
+    scenario(&*open(dir.path()));
+    scenario(&*MemEngine::new(1));
+}
+
+#[test]
+fn reads_see_what_was_written() {
+    on_both(|engine| {
+        engine.log_write(&round(1, 0, &[("l", "1")])).unwrap();
+        engine.log_sync().unwrap();
+        assert_eq!(engine.log_get(b"l").unwrap().as_deref(), Some(&b"1"[..]));
+        assert_eq!(engine.log_get(b"m").unwrap(), None);
+        engine.write(&batch(&[("a", "1"), ("b", "2"), ("c", "3"), ("", "empty")])).unwrap();
+        assert_eq!(engine.get(b"b").unwrap().as_deref(), Some(&b"2"[..]));
+        assert_eq!(engine.get(b"l").unwrap(), None, "log and data are apart");
+        assert_eq!(scan(engine, "", "z", false, 9), ["=empty", "a=1", "b=2", "c=3"]);
+        assert_eq!(scan(engine, "a", "c", true, 9), ["b=2", "a=1"]);
+        assert_eq!(scan(engine, "a", "z", false, 1), ["a=1"]);
+        assert_eq!(scan(engine, "b", "b", false, 9), Vec::<String>::new());
+        assert_eq!(scan(engine, "c", "a", true, 9), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_snapshot_does_not_see_later_writes() {
+    on_both(|engine| {
+        engine.write(&batch(&[("a", "1"), ("b", "1")])).unwrap();
+        let snapshot = engine.snapshot();
+        let mut later = batch(&[("a", "2"), ("c", "2")]);
+        later.delete_range(b"b", b"c");
+        engine.write(&later).unwrap();
+        engine.flush().unwrap();
+        engine.compact(b"", b"z").unwrap();
+        assert_eq!(snapshot.get(b"a").unwrap().as_deref(), Some(&b"1"[..]));
+        assert_eq!(snapshot.get(b"b").unwrap().as_deref(), Some(&b"1"[..]));
+        assert_eq!(snapshot.get(b"c").unwrap(), None);
+        assert_eq!(scan(engine, "", "z", false, 9), ["a=2", "c=2"]);
+    });
+}
+
+#[test]
+fn ingested_files_hide_what_was_there_and_never_their_own_keys() {
+    on_both(|engine| {
+        engine.write(&batch(&[("a", "old"), ("b", "old"), ("c", "old"), ("x", "old")])).unwrap();
+        let snapshot = engine.snapshot();
+        let mut first = engine.sst_writer().unwrap();
+        first.clear(b"a", b"d").unwrap();
+        first.put(b"b", b"first").unwrap();
+        first.put(b"c", b"first").unwrap();
+        assert!(first.bytes() > 0);
+        let mut second = engine.sst_writer().unwrap();
+        second.put(b"c", b"second").unwrap();
+        second.clear(b"b", b"c").unwrap();
+        let empty = engine.sst_writer().unwrap().finish().unwrap();
+        let files = vec![first.finish().unwrap(), empty, second.finish().unwrap()];
+        engine.ingest(files).unwrap();
+        assert_eq!(scan(engine, "", "z", false, 9), ["c=second", "x=old"]);
+        engine.flush().unwrap();
+        engine.compact(b"", b"z").unwrap();
+        assert_eq!(scan(engine, "", "z", true, 9), ["x=old", "c=second"]);
+        assert_eq!(snapshot.get(b"a").unwrap().as_deref(), Some(&b"old"[..]), "the snapshot is older");
+    });
+}
+
+#[test]
+fn a_file_that_only_clears_is_a_file() {
+    on_both(|engine| {
+        engine.write(&batch(&[("a", "1"), ("b", "1")])).unwrap();
+        engine.flush().unwrap();
+        let mut file = engine.sst_writer().unwrap();
+        file.clear(b"a", b"b").unwrap();
+        file.clear(b"z", b"a").unwrap();
+        engine.ingest(vec![file.finish().unwrap()]).unwrap();
+        assert_eq!(scan(engine, "", "z", false, 9), ["b=1"]);
+        engine.ingest(Vec::new()).unwrap();
+    });
+}
+
+#[test]
+fn files_that_are_not_ingested_leave_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    let files = |dir: &Path| fs::read_dir(dir.join("tmp")).unwrap().count();
+    let mut abandoned = engine.sst_writer().unwrap();
+    abandoned.put(b"a", b"1").unwrap();
+    let mut finished = engine.sst_writer().unwrap();
+    finished.put(b"a", b"1").unwrap();
+    let finished = finished.finish().unwrap();
+    let mut ingested = engine.sst_writer().unwrap();
+    ingested.put(b"b", b"1").unwrap();
+    engine.ingest(vec![ingested.finish().unwrap()]).unwrap();
+    assert_eq!(files(dir.path()), 2);
+    drop((abandoned, finished));
+    assert_eq!(files(dir.path()), 0);
+    fs::write(dir.path().join("tmp/000007.sst"), b"left by a killed process").unwrap();
+    drop(engine);
+    assert_eq!(scan(&*open(dir.path()), "", "z", false, 9), ["b=1"]);
+    assert_eq!(files(dir.path()), 0);
+}
+
+#[test]
+fn a_reopened_store_has_what_it_had() {
+    let dir = tempfile::tempdir().unwrap();
+    for life in 0..3u64 {
+        let engine = open(dir.path());
+        assert_eq!(log_content(&*engine).len(), if life == 0 { 0 } else { life as usize + 1 });
+        engine.log_write(&round(life + 1, life, &[(&format!("l{life}"), "1")])).unwrap();
+        engine.log_sync().unwrap();
+        engine.write(&batch(&[(&format!("d{life}"), "1")])).unwrap();
+        engine.flush().unwrap();
+        assert_eq!(data_content(&*engine).len() as u64, life + 1);
+    }
+}
+
+#[test]
+fn a_flushed_log_has_no_wal_bytes_and_the_same_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    for n in 1..=20 {
+        engine.log_write(&round(n, n - 1, &[(&format!("l{n}"), "1")])).unwrap();
+        engine.log_sync().unwrap();
+    }
+    let before = log_content(&*engine);
+    assert!(engine.log_bytes() > 500);
+    engine.log_flush().unwrap();
+    assert_eq!(engine.log_bytes(), 0);
+    assert_eq!(log_content(&*engine), before);
+    drop(engine);
+    assert_eq!(log_content(&*open(dir.path())), before);
+}
+
+#[test]
+fn a_store_that_is_open_is_not_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let _engine = open(dir.path());
+    let refused = RocksEngine::open(dir.path(), RocksConfig::small());
+    let Err(Error::Open { path, why }) = refused else { panic!("opened twice") };
+    assert_eq!(path, dir.path().display().to_string());
+    assert!(why.contains("locked by a living process"), "{why}");
+}
+
+#[test]
+fn half_a_store_is_refused() {
+    for (half, word) in [("log", "log half"), ("data", "data half")] {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let engine = open(dir.path());
+            engine.write(&batch(&[("a", "1")])).unwrap();
+            engine.flush().unwrap();
+        }
+        fs::remove_dir_all(dir.path().join(half)).unwrap();
+        let refused = RocksEngine::open(dir.path(), RocksConfig::small());
+        let Err(Error::Open { why, .. }) = refused else { panic!("opened without {half}") };
+        assert!(why.contains(word), "{why}");
+    }
+}
+
+#[test]
+fn a_creation_cut_short_is_gone_on_with() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    fs::remove_dir_all(dir.path().join("log")).unwrap();
+    let engine = open(dir.path());
+    engine.log_write(&round(1, 0, &[])).unwrap();
+    engine.log_sync().unwrap();
+}
+
+/// Makes the next files of an instance lie on a full device.
+fn fill_disk(dir: &Path, extension: &str) {
+    let newest = fs::read_dir(dir)
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().path().file_stem()?.to_str()?.parse::<u64>().ok())
+        .max()
+        .unwrap();
+    for number in newest + 1..newest + 30 {
+        std::os::unix::fs::symlink("/dev/full", dir.join(format!("{number:06}.{extension}"))).unwrap();
+    }
+}
+
+#[test]
+fn the_first_log_error_closes_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    engine.log_write(&round(1, 0, &[("a", "1")])).unwrap();
+    engine.log_sync().unwrap();
+    fill_disk(&dir.path().join("log"), "log");
+    engine.log_flush().unwrap();
+    let first = engine.log_write(&round(2, 1, &[("b", "1")]));
+    assert!(matches!(first, Err(Error::NoSpace(_))), "{first:?}");
+    for later in [
+        engine.log_write(&WriteBatch::new()),
+        engine.log_sync(),
+        engine.log_flush(),
+        engine.log_get(b"a").map(|_| ()),
+    ] {
+        assert!(matches!(&later, Err(Error::Io(why)) if why.contains("No space")), "{later:?}");
+    }
+    engine.write(&batch(&[("a", "1")])).unwrap();
+    engine.flush().unwrap();
+}
+
+#[test]
+fn a_full_disk_fails_a_data_flush() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    engine.write(&batch(&[("a", "1")])).unwrap();
+    fill_disk(&dir.path().join("data"), "sst");
+    let flushed = engine.flush();
+    assert!(matches!(flushed, Err(Error::NoSpace(_))), "{flushed:?}");
+}
+
+#[test]
+fn sizes_count_files_and_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    let mut batch = WriteBatch::new();
+    let mut prng = flotilla_engine::Prng::new(5);
+    for n in 0..1_000u32 {
+        let mut value = [0; 1_000];
+        prng.fill(&mut value);
+        batch.put(&n.to_be_bytes(), &value);
+    }
+    engine.write(&batch).unwrap();
+    let (start, middle, end) = ([0; 4], 500u32.to_be_bytes(), 1_000u32.to_be_bytes());
+    assert_eq!(engine.approximate_bytes(&start, &end), 1_004_000);
+    assert_eq!(engine.approximate_bytes(&end, &start), 0);
+    engine.flush().unwrap();
+    let whole = engine.approximate_bytes(&start, &end);
+    assert!((950_000..1_200_000).contains(&whole), "{whole}");
+    let half = engine.approximate_bytes(&start, &middle);
+    assert!((400_000..600_000).contains(&half), "{half}");
+    let metrics = engine.metrics();
+    let metric = |name| metrics.iter().find(|(n, _)| *n == name).unwrap().1;
+    assert!(metric("data_file_bytes") > 900_000 && metric("data_background_errors") == 0, "{metrics:?}");
+}
