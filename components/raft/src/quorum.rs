@@ -1,0 +1,171 @@
+//! Majorities: which index a set of voters has acknowledged, and how a vote stands.
+//!
+//! A [`JointConfig`] is two majorities that must both agree (Raft dissertation, section 4.3). The rules for edge
+//! cases (an empty half never objects) and for commit groups follow etcd-io/raft and tikv/raft-rs.
+
+use crate::{
+    peer_set::PeerSet,
+    types::{Index, PeerId},
+};
+
+/// The acknowledged index of an empty configuration: it never holds anything back.
+pub const INDEX_INFINITE: Index = Index(u64::MAX);
+
+/// Configurations up to this size are counted without a heap allocation.
+const STACK_VOTERS: usize = 9;
+
+/// How a vote stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VoteResult {
+    /// Neither won nor lost yet.
+    Pending,
+    /// A quorum said no, so that yes cannot win any more.
+    Lost,
+    /// A quorum said yes.
+    Won,
+}
+
+/// What a voter acknowledged, and the commit group it belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Acked {
+    /// Highest acknowledged index.
+    pub index: Index,
+    /// Commit group; 0 = in none.
+    pub group: u64,
+}
+
+/// Smallest number of voters that is a majority of `voters`.
+pub const fn majority(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
+/// Runs `f` on a zeroed scratch slice of `len` slots, on the stack for ordinary configurations.
+fn with_scratch<T: Copy + Default, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
+    if len <= STACK_VOTERS {
+        f(&mut [T::default(); STACK_VOTERS][..len])
+    } else {
+        f(&mut vec![T::default(); len])
+    }
+}
+
+/// Highest index that a majority of `voters` acknowledged; a voter without information counts as 0.
+pub fn committed_index(voters: &PeerSet, acked: impl Fn(PeerId) -> Option<Index>) -> Index {
+    if voters.is_empty() {
+        return INDEX_INFINITE;
+    }
+    with_scratch(voters.len(), |slots: &mut [Index]| {
+        for (slot, id) in slots.iter_mut().zip(voters.iter()) {
+            *slot = acked(id).unwrap_or_default();
+        }
+        slots.sort_unstable();
+        slots[slots.len() - majority(slots.len())]
+    })
+}
+
+/// Like [`committed_index`], but an index counts only once two different commit groups have it; the flag tells
+/// whether two groups were found (raft-rs, group commit).
+///
+/// If every voter is in the same group the plain majority decides; if some voter is in no group and no second
+/// group exists, only what all voters have counts.
+pub fn group_committed_index(voters: &PeerSet, acked: impl Fn(PeerId) -> Option<Acked>) -> (Index, bool) {
+    if voters.is_empty() {
+        return (INDEX_INFINITE, true);
+    }
+    with_scratch(voters.len(), |slots: &mut [Acked]| {
+        for (slot, id) in slots.iter_mut().zip(voters.iter()) {
+            *slot = acked(id).unwrap_or_default();
+        }
+        slots.sort_by_key(|slot| std::cmp::Reverse(slot.index));
+        let quorum = slots[majority(slots.len()) - 1];
+        let mut first_group = quorum.group;
+        let mut all_grouped = true;
+        for slot in slots.iter() {
+            if slot.group == 0 {
+                all_grouped = false;
+            } else if first_group == 0 {
+                first_group = slot.group;
+            } else if first_group != slot.group {
+                return (slot.index.min(quorum.index), true);
+            }
+        }
+        let lowest = slots[slots.len() - 1].index;
+        (if all_grouped { quorum.index } else { lowest }, false)
+    })
+}
+
+/// How a vote among `voters` stands; `votes` is `None` for who has not answered.
+pub fn vote_result(voters: &PeerSet, votes: impl Fn(PeerId) -> Option<bool>) -> VoteResult {
+    if voters.is_empty() {
+        return VoteResult::Won;
+    }
+    let (mut yes, mut missing) = (0, 0);
+    for id in voters.iter() {
+        match votes(id) {
+            Some(true) => yes += 1,
+            Some(false) => {}
+            None => missing += 1,
+        }
+    }
+    let needed = majority(voters.len());
+    if yes >= needed {
+        VoteResult::Won
+    } else if yes + missing >= needed {
+        VoteResult::Pending
+    } else {
+        VoteResult::Lost
+    }
+}
+
+/// Voters of the incoming configuration, and of the outgoing one while a joint change is under way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JointConfig {
+    /// Voters of the configuration to come, or of the only one.
+    pub incoming: PeerSet,
+    /// Voters of the configuration to be left; empty unless joint.
+    pub outgoing: PeerSet,
+}
+
+impl JointConfig {
+    /// Whether a joint change is under way.
+    pub fn is_joint(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Whether `id` votes in either half.
+    pub fn contains(&self, id: PeerId) -> bool {
+        self.incoming.contains(id) || self.outgoing.contains(id)
+    }
+
+    /// Voters of both halves.
+    pub fn ids(&self) -> PeerSet {
+        self.incoming.iter().chain(self.outgoing.iter()).collect()
+    }
+
+    /// Highest index that both halves acknowledged.
+    pub fn committed_index(&self, acked: impl Fn(PeerId) -> Option<Index>) -> Index {
+        let incoming = committed_index(&self.incoming, &acked);
+        if self.outgoing.is_empty() {
+            incoming
+        } else {
+            incoming.min(committed_index(&self.outgoing, &acked))
+        }
+    }
+
+    /// Like [`Self::committed_index`] under the commit group rule; the flag is true if both halves applied it.
+    pub fn group_committed_index(&self, acked: impl Fn(PeerId) -> Option<Acked>) -> (Index, bool) {
+        let (incoming, in_force) = group_committed_index(&self.incoming, &acked);
+        let (outgoing, out_force) = group_committed_index(&self.outgoing, &acked);
+        (incoming.min(outgoing), in_force && out_force)
+    }
+
+    /// How a vote stands that both halves must win.
+    pub fn vote_result(&self, votes: impl Fn(PeerId) -> Option<bool>) -> VoteResult {
+        let incoming = vote_result(&self.incoming, &votes);
+        let outgoing = vote_result(&self.outgoing, &votes);
+        match (incoming, outgoing) {
+            _ if incoming == outgoing => incoming,
+            (VoteResult::Lost, _) | (_, VoteResult::Lost) => VoteResult::Lost,
+            _ => VoteResult::Pending,
+        }
+    }
+}

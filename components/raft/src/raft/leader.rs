@@ -1,0 +1,160 @@
+//! What a leader does with messages.
+
+use super::Raft;
+use crate::{
+    error::StepError,
+    message::{Message, MessageKind as Kind},
+    storage::Storage,
+    tracker::ProgressState,
+    types::{Index, PeerId},
+};
+
+impl<S: Storage> Raft<S> {
+    pub(super) fn step_leader(&mut self, m: &mut Message) -> Result<(), StepError> {
+        match m.kind {
+            Kind::Beat => self.broadcast_heartbeat(),
+            Kind::CheckQuorum => self.check_quorum(),
+            Kind::Propose => return self.on_propose(m),
+            Kind::ReadIndex => self.on_read_index(m),
+            Kind::AppendResponse if m.reject => self.on_append_refused(m),
+            Kind::AppendResponse => return self.on_append_accepted(m),
+            Kind::HeartbeatResponse => self.on_heartbeat_response(m),
+            Kind::SnapshotStatus => self.on_snapshot_status(m),
+            Kind::Unreachable => self.on_unreachable(m.from),
+            Kind::TransferLeader => self.on_transfer_leader(m.from),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Steps down if no quorum was heard from since the last check.
+    pub(super) fn check_quorum(&mut self) {
+        if !self.tracker.is_quorum_active() {
+            self.become_follower(self.term, PeerId::ZERO);
+        }
+        let own = self.id;
+        for (_, progress) in self.tracker.progress.iter_mut().filter(|(id, _)| *id != own) {
+            progress.recent_active = false;
+        }
+    }
+
+    fn on_propose(&mut self, m: &mut Message) -> Result<(), StepError> {
+        if m.entries.is_empty() {
+            return Err(StepError::Malformed);
+        }
+        let is_member = self.tracker.progress.contains(self.id);
+        if !is_member || !self.leadership.transferee.is_zero() {
+            return Err(StepError::ProposalDropped);
+        }
+        let mut entries = std::mem::take(&mut m.entries);
+        let pending_conf_index = self.admit_conf_changes(&mut entries)?;
+        if !self.append_entries(entries) {
+            return Err(StepError::ProposalDropped);
+        }
+        self.leadership.pending_conf_index = pending_conf_index;
+        self.broadcast_append();
+        Ok(())
+    }
+
+    /// The peer's log differs before the append: go back, as far as both sides' terms tell at once.
+    fn on_append_refused(&mut self, m: &Message) {
+        let Some(progress) = self.tracker.progress.get_mut(m.from) else { return };
+        progress.recent_active = true;
+        if !m.request_snapshot.is_zero() {
+            let is_known = m.request_snapshot <= self.log.last_index();
+            if is_known && progress.maybe_request_snapshot(m.request_snapshot) {
+                if progress.state == ProgressState::Replicate {
+                    progress.become_probe();
+                }
+                self.send_append(m.from);
+            }
+            return;
+        }
+        let hint = if m.log_term.is_zero() {
+            m.reject_hint
+        } else {
+            self.log.find_agreement(m.reject_hint.min(self.log.last_index()), m.log_term).0
+        };
+        if progress.maybe_decrease(m.index, hint) {
+            if progress.state == ProgressState::Replicate {
+                progress.become_probe();
+            }
+            self.send_append(m.from);
+        }
+    }
+
+    fn on_append_accepted(&mut self, m: &Message) -> Result<(), StepError> {
+        if m.index > self.log.last_index() {
+            return Err(StepError::Malformed);
+        }
+        let Some(progress) = self.tracker.progress.get_mut(m.from) else { return Ok(()) };
+        progress.recent_active = true;
+        let recovers = progress.matched == m.index && progress.state == ProgressState::Probe;
+        if !progress.maybe_update(m.index) && !recovers {
+            return Ok(());
+        }
+        match progress.state {
+            ProgressState::Probe => progress.become_replicate(),
+            ProgressState::Replicate => progress.inflights.free_to(m.index),
+            // Whatever happened to the snapshot, the peer can be served from the log.
+            ProgressState::Snapshot if progress.matched.next() >= self.log.first_index() => {
+                progress.become_replicate();
+            }
+            ProgressState::Snapshot => {}
+        }
+        let can_bump = progress.can_bump_commit(self.log.committed);
+        self.after_match_advanced(m.from, can_bump);
+        Ok(())
+    }
+
+    fn after_match_advanced(&mut self, from: PeerId, can_bump: bool) {
+        let is_own = from == self.id;
+        if self.maybe_commit() {
+            if self.should_broadcast_commit() {
+                self.broadcast_append();
+            }
+        } else if !is_own && can_bump && self.should_broadcast_commit() {
+            self.send_append(from);
+        }
+        if !is_own {
+            self.drain_appends(from);
+        }
+        self.maybe_finish_transfer(from);
+    }
+
+    fn on_heartbeat_response(&mut self, m: &Message) {
+        let last_index = self.log.last_index();
+        let Some(progress) = self.tracker.progress.get_mut(m.from) else { return };
+        progress.recent_active = true;
+        progress.is_flow_paused = false;
+        let is_behind = progress.matched < last_index || progress.state == ProgressState::Probe;
+        if is_behind || !progress.pending_request_snapshot.is_zero() {
+            self.send_append(m.from);
+        }
+        if !m.context.is_empty() {
+            self.reads.record_echo(m.from, &m.context);
+            self.answer_confirmed_reads();
+        }
+    }
+
+    /// A snapshot arrived or failed. Either way wait for the next answer before sending more.
+    fn on_snapshot_status(&mut self, m: &Message) {
+        let Some(progress) = self.tracker.progress.get_mut(m.from) else { return };
+        if progress.state != ProgressState::Snapshot {
+            return;
+        }
+        if m.reject {
+            progress.pending_snapshot = Index::ZERO;
+        }
+        progress.become_probe();
+        progress.is_flow_paused = true;
+    }
+
+    fn on_unreachable(&mut self, from: PeerId) {
+        if let Some(progress) = self.tracker.progress.get_mut(from)
+            && progress.state == ProgressState::Replicate
+        {
+            progress.become_probe();
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What a leader sends: appends, heartbeats, snapshots, within each peer's flow control.
+
+use bytes::Bytes;
+
+use super::Raft;
+use crate::{
+    entry::payload_size,
+    message::{Message, MessageKind as Kind},
+    storage::{FetchContext, Storage, StorageError},
+    tracker::ProgressState,
+    types::{Index, PeerId, Role},
+};
+
+impl<S: Storage> Raft<S> {
+    /// Sends to `to` what it needs next, even if that is an append without entries. Nothing while it is paused.
+    pub(super) fn send_append(&mut self, to: PeerId) {
+        if let Some(slot) = self.tracker.progress.slot(to) {
+            self.maybe_send_append(slot, true);
+        }
+    }
+
+    /// Sends appends with entries to `to` until it is paused or has everything.
+    pub(super) fn drain_appends(&mut self, to: PeerId) {
+        if let Some(slot) = self.tracker.progress.slot(to) {
+            while self.maybe_send_append(slot, false) {}
+        }
+    }
+
+    /// Sends to every other member what it needs next. With `batch_append`, at the next Ready.
+    pub(super) fn broadcast_append(&mut self) {
+        for slot in 0..self.tracker.progress.len() {
+            let (id, progress) = self.tracker.progress.slot_mut(slot);
+            if id == self.id {
+                continue;
+            }
+            if self.settings.batch_append {
+                progress.append_due = true;
+                self.outbox.appends_due = true;
+            } else {
+                self.maybe_send_append(slot, true);
+            }
+        }
+    }
+
+    /// Sends the appends that `batch_append` held back.
+    pub fn flush_due_appends(&mut self) {
+        if !std::mem::take(&mut self.outbox.appends_due) {
+            return;
+        }
+        for slot in 0..self.tracker.progress.len() {
+            let (_, progress) = self.tracker.progress.slot_mut(slot);
+            if std::mem::take(&mut progress.append_due) && self.maybe_send_append(slot, true) {
+                while self.maybe_send_append(slot, false) {}
+            }
+        }
+    }
+
+    /// Sends one append, or a snapshot where entries are gone. False if nothing was sent; without `allow_empty`, an
+    /// append without entries is nothing.
+    pub(super) fn maybe_send_append(&mut self, slot: usize, allow_empty: bool) -> bool {
+        let (to, progress) = self.tracker.progress.slot_mut(slot);
+        if progress.is_paused() {
+            return false;
+        }
+        if !progress.pending_request_snapshot.is_zero() {
+            return self.maybe_send_snapshot(slot);
+        }
+        let index = progress.next.prev();
+        let Ok(log_term) = self.log.term(index) else { return self.maybe_send_snapshot(slot) };
+        // A full window still lets empty appends through: their answers reopen it if all of it was lost.
+        let is_window_full = progress.state == ProgressState::Replicate && progress.inflights.is_full();
+        let fetched = if is_window_full {
+            Ok(Vec::new())
+        } else {
+            let context = FetchContext::Send { to, term: self.term, allow_empty };
+            self.log.entries(progress.next, self.settings.append_bytes_max, context)
+        };
+        let entries = match fetched {
+            Ok(entries) if entries.is_empty() && !allow_empty => return false,
+            Ok(entries) => entries,
+            Err(StorageError::LogTemporarilyUnavailable) => return false,
+            Err(_) if allow_empty => return self.maybe_send_snapshot(slot),
+            Err(_) => return false,
+        };
+        let commit = self.log.committed;
+        progress.sent_entries(entries.len(), payload_size(&entries));
+        progress.sent_commit = commit;
+        self.send(Message { kind: Kind::Append, to, index, log_term, entries, commit, ..Message::default() });
+        true
+    }
+
+    /// Entries that storage had to fetch have arrived. Dropped if leadership, term or member changed since.
+    pub fn on_entries_fetched(&mut self, context: FetchContext) {
+        let FetchContext::Send { to, term, allow_empty } = context else { return };
+        if self.role != Role::Leader || self.term != term || to == self.id {
+            return;
+        }
+        if let Some(slot) = self.tracker.progress.slot(to)
+            && self.maybe_send_append(slot, allow_empty)
+        {
+            while self.maybe_send_append(slot, false) {}
+        }
+    }
+
+    /// Sends a snapshot, unless the peer was silent of late or none is at hand.
+    fn maybe_send_snapshot(&mut self, slot: usize) -> bool {
+        let (to, progress) = self.tracker.progress.slot_mut(slot);
+        if !progress.recent_active {
+            return false;
+        }
+        let Ok(snapshot) = self.log.snapshot(progress.pending_request_snapshot, to) else { return false };
+        if snapshot.is_empty() {
+            return false;
+        }
+        progress.become_snapshot(snapshot.meta.index);
+        self.send(Message {
+            kind: Kind::Snapshot,
+            to,
+            snapshot: Some(Box::new(snapshot)),
+            ..Message::default()
+        });
+        true
+    }
+
+    /// Sends periodic heartbeats, which also confirm waiting reads.
+    pub fn broadcast_heartbeat(&mut self) {
+        let context = self.reads.heartbeat_context();
+        self.broadcast_heartbeat_with(&context);
+    }
+
+    pub(super) fn broadcast_heartbeat_with(&mut self, context: &Bytes) {
+        for slot in 0..self.tracker.progress.len() {
+            let (to, progress) = self.tracker.progress.slot_mut(slot);
+            progress.inflights.release_if_empty();
+            if to == self.id {
+                continue;
+            }
+            // The peer must not commit beyond what it is known to share.
+            let commit: Index = progress.matched.min(self.log.committed);
+            progress.sent_commit = commit;
+            let context = context.clone();
+            self.send(Message { kind: Kind::Heartbeat, to, commit, context, ..Message::default() });
+        }
+    }
+
+    /// Commits what a quorum has, if it is of the own term (Raft, section 5.4.2). True if that is news.
+    pub(super) fn maybe_commit(&mut self) -> bool {
+        let (index, _) = self.tracker.committed_index();
+        let advanced = self.log.maybe_commit(index, self.term);
+        if advanced {
+            self.answer_postponed_reads();
+        }
+        advanced
+    }
+
+    /// The rule of what counts as committed changed.
+    pub fn recompute_commit(&mut self) {
+        if self.role == Role::Leader && self.maybe_commit() && self.should_broadcast_commit() {
+            self.broadcast_append();
+        }
+    }
+
+    /// Whether peers are told of commits at once. Conf changes are never held back: applying them late keeps the
+    /// old configuration alive.
+    pub(super) fn should_broadcast_commit(&self) -> bool {
+        !self.settings.skip_commit_broadcast || self.leadership.pending_conf_index > self.log.applied
+    }
+}

@@ -1,0 +1,405 @@
+//! The interface of the crate: one node, driven by its owner.
+
+mod access;
+
+use bytes::Bytes;
+
+use crate::{
+    conf_change::{ConfChangeProposal, ConfChangeV2},
+    config::Config,
+    entry::entries_size,
+    error::{ConfChangeError, ConfigError, StepError},
+    message::{Message, MessageKind as Kind},
+    raft::Raft,
+    ready::Ready,
+    storage::{FetchContext, Storage},
+    types::{ConfState, Entry, EntryKind, HardState, Index, PeerId, SoftState, Term},
+};
+
+/// What `advance` acknowledges besides the messages to the node itself.
+#[derive(Debug, Default)]
+struct PendingAdvance {
+    /// Whether a Ready is out.
+    is_ready_out: bool,
+    /// Term when the Ready was taken.
+    term: Term,
+    /// Last log position when the Ready was taken, if anything was unstable.
+    last: Option<(Index, Term)>,
+    /// The Ready's snapshot.
+    snapshot: Option<Index>,
+    /// Last committed entry of the Ready, with the size and the counted payload of all of them.
+    applied: Option<(Index, u64, u64)>,
+}
+
+/// One peer of a group, to be driven by one owner: feed messages and ticks, take a [`Ready`] when there is one, do
+/// its work, and call [`RawNode::advance`] (or deliver the storage threads' responses).
+///
+/// See the crate's documentation for the loop.
+#[derive(Debug)]
+pub struct RawNode<S: Storage> {
+    raft: Raft<S>,
+    is_async: bool,
+    /// As of the last Ready that had them.
+    seen_soft_state: SoftState,
+    seen_hard_state: HardState,
+    /// Messages to the node itself, taken by `advance`.
+    own_messages: Vec<Message>,
+    pending: PendingAdvance,
+}
+
+impl<S: Storage> RawNode<S> {
+    /// A node with the state that `storage` holds; a follower without leader.
+    ///
+    /// # Errors
+    /// The configuration or the stored state contradicts itself.
+    pub fn new(config: &Config, storage: S) -> Result<Self, ConfigError> {
+        let raft = Raft::new(config, storage)?;
+        Ok(Self {
+            is_async: config.async_storage_writes,
+            seen_soft_state: raft.soft_state(),
+            seen_hard_state: raft.hard_state(),
+            own_messages: Vec::new(),
+            pending: PendingAdvance::default(),
+            raft,
+        })
+    }
+
+    /// Starts a new group: its first entries add `peers`, each with bytes for the application, and are committed.
+    /// Every peer of the group must be given the same list. Instead of this, a storage may start from a snapshot.
+    ///
+    /// # Errors
+    /// `Bootstrap` if the log is not empty or no peer is given.
+    pub fn bootstrap(&mut self, peers: &[(PeerId, Bytes)]) -> Result<(), ConfigError> {
+        let is_invalid = |(id, _): &(PeerId, Bytes)| id.is_zero() || id.is_storage_thread();
+        if peers.is_empty() || peers.iter().any(is_invalid) || !self.raft.log.last_index().is_zero() {
+            return Err(ConfigError::Bootstrap);
+        }
+        let term = Term(1);
+        self.seen_hard_state = HardState::default();
+        self.raft.become_follower(term, PeerId::ZERO);
+        let mut entries = Vec::with_capacity(peers.len());
+        for (position, (peer, context)) in peers.iter().enumerate() {
+            let change = crate::ConfChange { peer: *peer, context: context.clone(), ..Default::default() };
+            let index = Index(position as u64 + 1);
+            entries.push(Entry { term, index, kind: EntryKind::ConfChange, data: change.encode() });
+        }
+        let last = self.raft.log.append(entries);
+        self.raft.log.commit_to(last);
+        // Applied now for the configuration, and once more by the owner, which changes nothing.
+        for (peer, context) in peers {
+            let change = crate::ConfChange { peer: *peer, context: context.clone(), ..Default::default() };
+            self.raft.apply_conf_change(&change.into_v2())?;
+        }
+        Ok(())
+    }
+
+    /// Advances the logical clock by one tick.
+    pub fn tick(&mut self) {
+        self.raft.tick();
+    }
+
+    /// Starts an election now, if this node may.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn campaign(&mut self) -> Result<(), StepError> {
+        self.raft.step(Message { kind: Kind::Hup, ..Message::default() })
+    }
+
+    /// Proposes an entry; followers forward it to the leader.
+    ///
+    /// # Errors
+    /// `ProposalDropped`.
+    pub fn propose(&mut self, data: Bytes) -> Result<(), StepError> {
+        self.propose_entry(Entry { data, ..Entry::default() })
+    }
+
+    /// Proposes a membership change. The leader turns one that cannot be made now into an empty entry.
+    ///
+    /// # Errors
+    /// `ProposalDropped`.
+    pub fn propose_conf_change(&mut self, change: impl Into<ConfChangeProposal>) -> Result<(), StepError> {
+        let (kind, data) = match change.into() {
+            ConfChangeProposal::Single(change) => (EntryKind::ConfChange, change.encode()),
+            ConfChangeProposal::Multi(change) => (EntryKind::ConfChangeV2, change.encode()),
+        };
+        self.propose_entry(Entry { kind, data, ..Entry::default() })
+    }
+
+    fn propose_entry(&mut self, entry: Entry) -> Result<(), StepError> {
+        let from = self.raft.id;
+        self.raft.step(Message { kind: Kind::Propose, from, entries: vec![entry], ..Message::default() })
+    }
+
+    /// Makes a committed membership change. Must be called for every conf change among the committed entries, in
+    /// order. A change that cannot be made from the present configuration (a bug, or a forged entry) changes
+    /// nothing, on every replica alike.
+    pub fn apply_conf_change(&mut self, change: &ConfChangeV2) -> ConfState {
+        self.try_apply_conf_change(change).unwrap_or_else(|_| self.conf_state())
+    }
+
+    /// Like [`Self::apply_conf_change`], telling why a change was not made.
+    ///
+    /// # Errors
+    /// The change cannot be made; nothing changed.
+    pub fn try_apply_conf_change(&mut self, change: &ConfChangeV2) -> Result<ConfState, ConfChangeError> {
+        self.raft.apply_conf_change(change)
+    }
+
+    /// Takes a message from a peer, or (async storage writes) from a storage thread or this node itself.
+    ///
+    /// # Errors
+    /// The message was dropped; none is fatal to the node.
+    pub fn step(&mut self, message: Message) -> Result<(), StepError> {
+        self.raft.check_message(&message, self.is_async)?;
+        self.raft.step(message)
+    }
+
+    /// Asks for an index at which a read of the present state may be served; comes back as a
+    /// [`crate::ReadState`] with the same `context`, or not at all if leadership is unclear.
+    pub fn read_index(&mut self, context: Bytes) {
+        self.step_local(Message { kind: Kind::ReadIndex, context, ..Message::default() });
+    }
+
+    /// Asks the leader to hand over to `to`.
+    pub fn transfer_leader(&mut self, to: PeerId) {
+        self.step_local(Message { kind: Kind::TransferLeader, from: to, ..Message::default() });
+    }
+
+    /// Tells that messages to `peer` could not be delivered.
+    pub fn report_unreachable(&mut self, peer: PeerId) {
+        self.step_local(Message { kind: Kind::Unreachable, from: peer, ..Message::default() });
+    }
+
+    /// Tells whether a snapshot to `peer` was delivered. Must be called for every one that was sent.
+    pub fn report_snapshot(&mut self, peer: PeerId, ok: bool) {
+        self.step_local(Message {
+            kind: Kind::SnapshotStatus,
+            from: peer,
+            reject: !ok,
+            ..Message::default()
+        });
+    }
+
+    /// Forgets the leader without changing the term, so that this peer may vote for another one.
+    pub fn forget_leader(&mut self) {
+        self.step_local(Message { kind: Kind::ForgetLeader, ..Message::default() });
+    }
+
+    /// Sends heartbeats now, if leader.
+    pub fn broadcast_heartbeat(&mut self) {
+        self.step_local(Message { kind: Kind::Beat, ..Message::default() });
+    }
+
+    fn step_local(&mut self, message: Message) {
+        self.raft.step(message).expect("requests of the owner are ignored, never refused");
+    }
+
+    /// As a follower, asks the leader for a snapshot at or after the last own entry.
+    ///
+    /// # Errors
+    /// `SnapshotRequestDropped`.
+    pub fn request_snapshot(&mut self) -> Result<(), StepError> {
+        self.raft.request_snapshot()
+    }
+
+    /// Entries that the storage had to fetch can be read now.
+    pub fn on_entries_fetched(&mut self, context: FetchContext) {
+        self.raft.on_entries_fetched(context);
+    }
+
+    /// Whether committed entries may be handed out before this node's disk has them: only where the owner stores a
+    /// Ready's entries before it applies the same Ready's committed ones.
+    fn applies_unstable(&self) -> bool {
+        !self.is_async
+    }
+
+    /// Whether [`Self::ready`] has work.
+    pub fn has_ready(&self) -> bool {
+        let raft = &self.raft;
+        !raft.outbox.now.is_empty()
+            || !raft.outbox.after_append.is_empty()
+            || raft.outbox.appends_due
+            || !raft.log.unstable.next_entries().is_empty()
+            || raft.log.has_next_committed_entries(self.applies_unstable())
+            || raft.log.unstable.next_snapshot().is_some()
+            || !raft.reads.states.is_empty()
+            || raft.soft_state() != self.seen_soft_state
+            || self.changed_hard_state().is_some()
+    }
+
+    fn changed_hard_state(&self) -> Option<HardState> {
+        let hard_state = self.raft.hard_state();
+        (hard_state != self.seen_hard_state && !hard_state.is_empty()).then_some(hard_state)
+    }
+
+    /// Takes the work to be done. Legal without any: then the Ready is empty.
+    ///
+    /// # Panics
+    /// Without async storage writes, if the previous Ready was not acknowledged by [`Self::advance`].
+    pub fn ready(&mut self) -> Ready {
+        assert!(!self.pending.is_ready_out, "ready() was called twice without advance()");
+        self.raft.flush_due_appends();
+        let mut ready = self.collect();
+        if self.is_async {
+            self.attach_storage_messages(&mut ready);
+        } else {
+            self.prepare_advance(&mut ready);
+        }
+        self.accept(&ready);
+        ready
+    }
+
+    fn collect(&mut self) -> Ready {
+        let raft = &mut self.raft;
+        let soft_state = raft.soft_state();
+        let entries = raft.log.unstable.next_entries().to_vec();
+        let committed_entries = raft.log.next_committed_entries(!self.is_async);
+        let snapshot = raft.log.unstable.next_snapshot().map(|snapshot| Box::new(snapshot.clone()));
+        let messages = std::mem::take(&mut raft.outbox.now);
+        let read_states = std::mem::take(&mut raft.reads.states);
+        let hard_state = self.changed_hard_state();
+        let seen = self.seen_hard_state;
+        let must_sync = !entries.is_empty()
+            || hard_state.is_some_and(|new| (new.term, new.vote) != (seen.term, seen.vote));
+        Ready {
+            soft_state: (soft_state != self.seen_soft_state).then_some(soft_state),
+            hard_state,
+            read_states,
+            entries,
+            snapshot,
+            committed_entries,
+            messages,
+            must_sync,
+        }
+    }
+
+    /// Position that the storing of everything unstable makes durable, if anything is.
+    fn unstable_end(&self) -> Option<(Index, Term)> {
+        let log = &self.raft.log;
+        log.unstable.has_entries().then(|| (log.last_index(), log.last_term()))
+    }
+
+    /// Sync mode: answers to others leave with this Ready, answers to this node count on `advance`.
+    fn prepare_advance(&mut self, ready: &mut Ready) {
+        let own = self.raft.id;
+        for message in self.raft.outbox.after_append.drain(..) {
+            let to = if message.to == own { &mut self.own_messages } else { &mut ready.messages };
+            to.push(message);
+        }
+        let applied = ready.committed_entries.last().map(|last| {
+            let counted = self.raft.counted_payload(&ready.committed_entries);
+            (last.index, entries_size(&ready.committed_entries), counted)
+        });
+        self.pending = PendingAdvance {
+            is_ready_out: true,
+            term: self.raft.term,
+            last: self.unstable_end(),
+            snapshot: ready.snapshot.as_ref().map(|snapshot| snapshot.meta.index),
+            applied,
+        };
+    }
+
+    /// Async mode: storage work becomes messages, which carry the answers that it makes true.
+    fn attach_storage_messages(&mut self, ready: &mut Ready) {
+        let has_state = ready.hard_state.is_some() || ready.snapshot.is_some();
+        if has_state || !ready.entries.is_empty() || !self.raft.outbox.after_append.is_empty() {
+            let append = self.storage_append(ready);
+            ready.messages.push(append);
+        }
+        if !ready.committed_entries.is_empty() {
+            let own = self.raft.id;
+            let response = Message {
+                kind: Kind::StorageApplyResponse,
+                to: own,
+                from: PeerId::APPLY_THREAD,
+                entries: ready.committed_entries.clone(),
+                ..Message::default()
+            };
+            ready.messages.push(Message {
+                kind: Kind::StorageApply,
+                to: PeerId::APPLY_THREAD,
+                from: own,
+                entries: ready.committed_entries.clone(),
+                responses: vec![response],
+                ..Message::default()
+            });
+        }
+    }
+
+    fn storage_append(&mut self, ready: &Ready) -> Message {
+        let own = self.raft.id;
+        let mut responses = std::mem::take(&mut self.raft.outbox.after_append);
+        let end = self.unstable_end();
+        if end.is_some() || ready.snapshot.is_some() {
+            let (index, log_term) = end.unwrap_or_default();
+            responses.push(Message {
+                kind: Kind::StorageAppendResponse,
+                to: own,
+                from: PeerId::APPEND_THREAD,
+                term: self.raft.term,
+                index,
+                log_term,
+                snapshot: ready.snapshot.clone(),
+                ..Message::default()
+            });
+        }
+        let hard_state = ready.hard_state.unwrap_or_default();
+        Message {
+            kind: Kind::StorageAppend,
+            to: PeerId::APPEND_THREAD,
+            from: own,
+            term: hard_state.term,
+            vote: hard_state.vote,
+            commit: hard_state.commit,
+            entries: ready.entries.clone(),
+            snapshot: ready.snapshot.clone(),
+            responses,
+            ..Message::default()
+        }
+    }
+
+    /// Marks everything in the Ready as handed out.
+    fn accept(&mut self, ready: &Ready) {
+        if let Some(soft_state) = ready.soft_state {
+            self.seen_soft_state = soft_state;
+        }
+        if let Some(hard_state) = ready.hard_state {
+            self.seen_hard_state = hard_state;
+        }
+        self.raft.log.unstable.accept_in_progress();
+        if let Some(last) = ready.committed_entries.last() {
+            let bytes = match self.pending.applied {
+                Some((_, bytes, _)) => bytes,
+                None => entries_size(&ready.committed_entries),
+            };
+            self.raft.log.accept_applying(last.index, bytes, self.applies_unstable());
+        }
+    }
+
+    /// Acknowledges that the work of the last Ready is done: stored, sent and applied.
+    ///
+    /// # Panics
+    /// If there is no Ready to acknowledge, or with async storage writes.
+    pub fn advance(&mut self) {
+        assert!(!self.is_async, "with async storage writes the storage threads' responses acknowledge");
+        assert!(self.pending.is_ready_out, "advance() was called without ready()");
+        let pending = std::mem::take(&mut self.pending);
+        let mut own_messages = std::mem::take(&mut self.own_messages);
+        for message in own_messages.drain(..) {
+            self.raft.step(message).expect("own answers are never refused");
+        }
+        self.own_messages = own_messages;
+        if pending.last.is_some() || pending.snapshot.is_some() {
+            let (index, log_term) = pending.last.unwrap_or_default();
+            self.raft.on_append_stored(pending.term, index, log_term, pending.snapshot);
+        }
+        if let Some((index, bytes, payload)) = pending.applied {
+            let is_same_leadership = self.raft.term == pending.term;
+            self.raft.applied_to(index, bytes);
+            if is_same_leadership {
+                self.raft.release_uncommitted(payload);
+            }
+        }
+    }
+}
