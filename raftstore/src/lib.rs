@@ -1,1 +1,48 @@
-//! One store's regions: propose, persist, replicate, apply, split, membership, snapshots and log GC
+//! One store's regions: propose, persist, replicate, apply, split, membership, snapshots and log GC.
+//!
+//! A store is a set of single-owner state machines joined by mailboxes ([`Turn`]); [`Store::open`] makes them, the
+//! embedder runs them. Disk, network and time are passed in ([`Seams`]), so that one thread can run whole clusters.
+//! An embedder's own commands go through [`Store::write`] to its [`StateMachine`]; nothing here knows what they mean.
+//!
+//! A write, stop by stop: [`Store::write`] → `worker` → `peer/write` (one entry for many callers) → the core →
+//! `log_writer` (one synced batch for all regions) and `outbox` (appends leave before the own sync) → followers the
+//! same → commit → `apply` (one batch for all regions) → the caller.
+
+mod admin;
+mod apply;
+mod background;
+mod codec;
+mod config;
+mod entry;
+mod error;
+mod local_reader;
+mod log_writer;
+mod machine;
+mod mailbox;
+mod msg;
+mod outbox;
+mod peer;
+pub mod placement;
+mod recovery;
+mod shared;
+mod snapshot;
+mod state;
+mod store;
+mod time;
+mod transport;
+pub mod wire;
+mod worker;
+
+pub use config::{FORMAT, FORMAT_READ_MIN, StoreConfig, WIRE_VERSION};
+pub use error::{RequestError, StoreError};
+pub use local_reader::LocalRead;
+pub use machine::{ApplyContext, ApplyView, MachineError, StateMachine};
+pub use mailbox::{Address, Mailbox, Turn};
+pub use msg::{
+    AdminCommand, AdminDone, PeerChange, PeerStatus, ReadDone, ReadGrant, RegionContext, WriteDone,
+};
+pub use shared::{Counters, FatalHook};
+pub use state::{LogId, RegionState, StoreIdent};
+pub use store::{Seams, Store, Workers};
+pub use time::{Clock, Time};
+pub use transport::{ReplyTo, SnapshotEvent, StreamId, Transport};

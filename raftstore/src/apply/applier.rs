@@ -1,0 +1,197 @@
+//! One region's state machine as its apply worker owns it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flotilla_raft::{ConfChange, ConfChangeV2, Entry, EntryKind};
+use flotilla_region::{PeerId, Region, RegionEpoch, keys};
+
+use super::{Reply, Round};
+use crate::admin::membership::membership_after;
+use crate::admin::split::{apply_split, split_regions};
+use crate::entry::{AdminCommand, Payload, commands};
+use crate::error::{RequestError, StoreError};
+use crate::machine::{ApplyContext, ApplyView, MachineError};
+use crate::msg::{AdminDone, Callers, Effect, Incarnation};
+use crate::shared::Shared;
+use crate::state::{LogId, RegionState};
+
+/// Invariant: `applied` only grows; entries are applied in order, each once per life.
+pub(crate) struct Applier {
+    pub(crate) region: Arc<Region>,
+    pub(crate) peer: PeerId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) applied: LogId,
+    /// Met something that it may not skip.
+    pub(crate) stopped: bool,
+}
+
+/// What an entry did, before its callers are told.
+enum Outcome {
+    /// A reply per command.
+    Replies(Vec<Result<Bytes, RequestError>>),
+    /// A change of the region; the raft worker tells the caller.
+    Effect(Box<dyn FnOnce(Option<AdminDone>) -> Effect>),
+    /// Nothing, for this reason.
+    Refused(RequestError),
+    /// The region stops.
+    Stop,
+}
+
+impl Applier {
+    pub(crate) fn new(region: Arc<Region>, peer: PeerId, incarnation: Incarnation, applied: LogId) -> Self {
+        Self { region, peer, incarnation, applied, stopped: false }
+    }
+
+    /// Applies one entry into the round.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub(crate) fn apply_entry(
+        &mut self,
+        shared: &Shared,
+        round: &mut Round,
+        entry: &Entry,
+        callers: Option<Callers>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
+        if entry.index != self.applied.index.next() {
+            // The core hands entries out in order and without gaps; anything else is damage.
+            assert!(
+                entry.index <= self.applied.index,
+                "gap before entry {} of region {}",
+                entry.index,
+                self.region.id
+            );
+            round.fail_optional(callers, &RequestError::Undetermined);
+            return Ok(());
+        }
+        let mark = round.batch.mark();
+        let outcome = match entry.kind {
+            EntryKind::Normal => self.apply_normal(shared, round, entry)?,
+            EntryKind::ConfChange => match ConfChange::decode(&entry.data) {
+                Ok(change) => self.apply_membership(shared, round, change.into()),
+                Err(_) => Outcome::Stop,
+            },
+            EntryKind::ConfChangeV2 => match ConfChangeV2::decode(&entry.data) {
+                Ok(change) => self.apply_membership(shared, round, change),
+                Err(_) => Outcome::Stop,
+            },
+        };
+        if matches!(outcome, Outcome::Stop) {
+            round.batch.rollback(mark);
+            round.overlay.clear();
+            self.stopped = true;
+            round.fail_optional(callers, &RequestError::Undetermined);
+            return Ok(());
+        }
+        self.applied = LogId { index: entry.index, term: entry.term };
+        round.entries += 1;
+        answer(round, callers, outcome, effects);
+        Ok(())
+    }
+
+    fn apply_normal(
+        &mut self,
+        shared: &Shared,
+        round: &mut Round,
+        entry: &Entry,
+    ) -> Result<Outcome, StoreError> {
+        match Payload::decode(entry.data.clone()) {
+            Some(Payload::Empty) => Ok(Outcome::Refused(RequestError::Stale)),
+            Some(Payload::Commands { version, time_ms, commands }) => {
+                if version != self.region.epoch.version {
+                    return Ok(Outcome::Refused(RequestError::EpochNotMatch(vec![(*self.region).clone()])));
+                }
+                self.apply_commands(shared, round, entry, time_ms, commands)
+            }
+            Some(Payload::Admin { epoch, command }) => self.apply_admin(shared, round, epoch, command),
+            None => Ok(Outcome::Stop),
+        }
+    }
+
+    fn apply_commands(
+        &self,
+        shared: &Shared,
+        round: &mut Round,
+        entry: &Entry,
+        time_ms: u64,
+        list: Bytes,
+    ) -> Result<Outcome, StoreError> {
+        let machine = shared.machine(self.region.space);
+        let context = ApplyContext { region: &self.region, index: entry.index, term: entry.term, time_ms };
+        let mut view = ApplyView::new(&*shared.engine, &mut round.batch, &mut round.overlay, &self.region);
+        let mut replies = Vec::new();
+        for command in commands(list) {
+            let Some(command) = command else { return Ok(Outcome::Stop) };
+            match machine.apply(&context, &command, &mut view) {
+                Ok(reply) => replies.push(Ok(reply)),
+                Err(MachineError::UnknownCommand) => return Ok(Outcome::Stop),
+                Err(MachineError::Engine(error)) => return Err(error.into()),
+            }
+        }
+        round.commands += replies.len() as u64;
+        Ok(Outcome::Replies(replies))
+    }
+
+    fn apply_admin(
+        &mut self,
+        shared: &Shared,
+        round: &mut Round,
+        epoch: RegionEpoch,
+        command: AdminCommand,
+    ) -> Result<Outcome, StoreError> {
+        if epoch != self.region.epoch {
+            return Ok(Outcome::Refused(RequestError::EpochNotMatch(vec![(*self.region).clone()])));
+        }
+        match command {
+            AdminCommand::Split(parts) => {
+                let Some(regions) = split_regions(&self.region, &parts) else {
+                    return Ok(Outcome::Refused(RequestError::Refused("split does not fit the region")));
+                };
+                let living = apply_split(shared, &mut round.batch, &self.region, regions)?;
+                if let Some(remaining) = living.last() {
+                    self.region = Arc::new(remaining.clone());
+                }
+                shared.machine(self.region.space).on_region_change(&self.region);
+                Ok(Outcome::Effect(Box::new(move |done| Effect::Split { regions: living, done })))
+            }
+        }
+    }
+
+    fn apply_membership(&mut self, shared: &Shared, round: &mut Round, change: ConfChangeV2) -> Outcome {
+        match membership_after(&self.region, &change) {
+            Ok(after) => {
+                round.batch.put(&keys::region_state(after.id), &RegionState::Normal(after.clone()).encode());
+                self.region = Arc::new(after);
+                shared.machine(self.region.space).on_region_change(&self.region);
+                let region = self.region.clone();
+                Outcome::Effect(Box::new(move |done| Effect::Membership { change, region, done }))
+            }
+            Err(error) => Outcome::Effect(Box::new(move |done| Effect::MembershipRefused { done, error })),
+        }
+    }
+}
+
+/// Stages the answers to an entry's callers.
+fn answer(round: &mut Round, callers: Option<Callers>, outcome: Outcome, effects: &mut Vec<Effect>) {
+    match (outcome, callers) {
+        (Outcome::Effect(effect), callers) => {
+            let done = match callers {
+                Some(Callers::Admin(done)) => Some(done),
+                other => {
+                    round.fail_optional(other, &RequestError::Undetermined);
+                    None
+                }
+            };
+            effects.push(effect(done));
+        }
+        (Outcome::Replies(replies), Some(Callers::Writes(writes))) => {
+            assert_eq!(replies.len(), writes.len(), "a caller per command");
+            let pairs = writes.into_iter().zip(replies);
+            round.replies.extend(pairs.map(|((done, quota), result)| Reply::Write(done, quota, result)));
+        }
+        (Outcome::Refused(error), Some(callers)) => round.fail(callers, &error),
+        (_, callers) => round.fail_optional(callers, &RequestError::Stale),
+    }
+}

@@ -1,0 +1,241 @@
+//! The apply worker: committed entries in, one `data` batch over all regions of the round out.
+//!
+//! Invariant: a batch holds, for each of its regions, the data, the descriptor and the apply state of one and the same
+//! position, so a memtable flush is always a consistent prefix of the store's apply history (rule W1).
+//! Invariant: nothing about a round is told to anybody before its write returned.
+
+mod applier;
+mod install;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use flotilla_engine::WriteBatch;
+use flotilla_region::{PeerId, RegionEpoch, RegionId, keys};
+
+use crate::error::{RequestError, StoreError};
+use crate::machine::Overlay;
+use crate::mailbox::{Mailbox, Turn};
+use crate::msg::{AdminDone, Applied, ApplyMsg, ApplyTask, Callers, Incarnation, Quota, RaftMsg, WriteDone};
+use crate::shared::{Counters, Shared};
+use crate::state::{LogId, RegionState};
+use crate::time::Time;
+
+use applier::Applier;
+
+/// Applies the regions with `region_id % apply_workers == number`.
+pub(crate) struct ApplyWorker {
+    number: usize,
+    shared: Arc<Shared>,
+    mailbox: Mailbox<ApplyMsg>,
+    appliers: BTreeMap<RegionId, Applier>,
+    round: Round,
+}
+
+/// What becomes true when the batch is written.
+#[derive(Default)]
+pub(crate) struct Round {
+    batch: WriteBatch,
+    overlay: Overlay,
+    replies: Vec<Reply>,
+    applied: Vec<Applied>,
+    destroyed: Vec<(RegionId, PeerId, Incarnation)>,
+    entries: u64,
+    commands: u64,
+}
+
+/// An answer that waits for the write.
+pub(crate) enum Reply {
+    Write(WriteDone, Quota, Result<Bytes, RequestError>),
+    Admin(AdminDone, RequestError),
+}
+
+impl Reply {
+    fn send(self) {
+        match self {
+            Self::Write(done, _quota, result) => done(result),
+            Self::Admin(done, error) => done(Err(error)),
+        }
+    }
+}
+
+impl ApplyWorker {
+    pub(crate) fn new(number: usize, shared: Arc<Shared>, mailbox: Mailbox<ApplyMsg>) -> Self {
+        Self { number, shared, mailbox, appliers: BTreeMap::new(), round: Round::default() }
+    }
+
+    fn on_task(&mut self, task: ApplyTask) -> Result<(), StoreError> {
+        let ApplyTask { region, incarnation, entries, waiting, responses } = task;
+        let applier = self.appliers.get_mut(&region).filter(|a| a.incarnation == incarnation && !a.stopped);
+        let Some(applier) = applier else {
+            waiting.into_iter().for_each(|w| w.callers.fail(&RequestError::Undetermined));
+            return Ok(());
+        };
+        let bytes_before = self.round.batch.bytes();
+        let mut effects = Vec::new();
+        let mut waiting = waiting.into_iter().peekable();
+        for entry in entries {
+            let callers = waiting.next_if(|w| w.index == entry.index).map(|w| (w.term, w.callers));
+            let callers = match callers {
+                Some((term, callers)) if term == entry.term => Some(callers),
+                Some((_, callers)) => {
+                    self.round.fail(callers, &RequestError::Stale);
+                    None
+                }
+                None => None,
+            };
+            if applier.stopped {
+                self.round.fail_optional(callers, &RequestError::Undetermined);
+                continue;
+            }
+            applier.apply_entry(&self.shared, &mut self.round, &entry, callers, &mut effects)?;
+        }
+        waiting.for_each(|w| self.round.fail(w.callers, &RequestError::Undetermined));
+        let written_bytes = (self.round.batch.bytes() - bytes_before) as u64;
+        self.round.batch.put(&keys::apply_state(region), &applier.applied.encode());
+        let (applied, stopped) = (applier.applied, applier.stopped);
+        self.round.applied.push(Applied {
+            region,
+            incarnation,
+            applied,
+            written_bytes,
+            effects,
+            responses,
+            stopped,
+        });
+        Ok(())
+    }
+
+    /// Removes a region: a tombstone takes the place of its descriptor, its data goes. All of it is in the memtable,
+    /// so it is ordered with everything before and after (no file deletion, rule W2).
+    fn on_destroy(
+        &mut self,
+        region: RegionId,
+        peer: PeerId,
+        incarnation: Incarnation,
+        epoch: RegionEpoch,
+    ) -> Result<(), StoreError> {
+        if let Some(applier) = self.appliers.remove(&region) {
+            let (start, end) = keys::data_bounds(applier.region.space, &applier.region.range);
+            self.round.batch.delete_range(&start, &end);
+            self.round.batch.delete(&keys::apply_state(region));
+            self.shared.machine(applier.region.space).on_region_change(&applier.region);
+        }
+        let key = keys::region_state(region);
+        let peer_max = match self.shared.engine.get(&key)?.and_then(RegionState::decode) {
+            Some(RegionState::Tombstone { peer: older, .. }) => older.max(peer),
+            _ => peer,
+        };
+        self.round.batch.put(&key, &RegionState::Tombstone { peer: peer_max, epoch }.encode());
+        self.round.destroyed.push((region, peer, incarnation));
+        Ok(())
+    }
+
+    /// Writes the round, then tells everybody.
+    fn commit(&mut self) -> Result<(), StoreError> {
+        if !self.round.batch.is_empty() {
+            self.shared.engine.write(&self.round.batch)?;
+            Counters::add(&self.shared.counters.apply_batches, 1);
+            Counters::add(&self.shared.counters.applied_entries, self.round.entries);
+            Counters::add(&self.shared.counters.applied_commands, self.round.commands);
+        }
+        let round = std::mem::take(&mut self.round);
+        self.publish_dirty(&round);
+        round.replies.into_iter().for_each(Reply::send);
+        for applied in round.applied {
+            self.shared.links.raft_of(applied.region).send(RaftMsg::Applied(applied));
+        }
+        for (region, _, incarnation) in round.destroyed {
+            self.shared.links.raft_of(region).send(RaftMsg::Destroyed { region, incarnation });
+        }
+        self.round.batch = round.batch;
+        self.round.batch.clear();
+        Ok(())
+    }
+
+    /// Lets the checkpointer know what the next flush of `data` will make durable.
+    fn publish_dirty(&self, round: &Round) {
+        if round.applied.is_empty() && round.destroyed.is_empty() {
+            return;
+        }
+        let mut dirty = self.shared.dirty.lock();
+        for applied in &round.applied {
+            if let Some(applier) = self.appliers.get(&applied.region) {
+                dirty.insert(applied.region, (applier.peer, applied.applied));
+            }
+        }
+        for (region, peer, _) in &round.destroyed {
+            dirty.insert(*region, (*peer, LogId::default()));
+        }
+    }
+
+    fn handle(&mut self, message: ApplyMsg) -> Result<(), StoreError> {
+        match message {
+            ApplyMsg::Register { region, peer, incarnation, applied } => {
+                self.appliers.insert(region.id, Applier::new(region, peer, incarnation, applied));
+                Ok(())
+            }
+            ApplyMsg::Task(task) => self.on_task(task),
+            ApplyMsg::Snapshot(install) => {
+                self.commit()?;
+                self.on_install(*install)
+            }
+            ApplyMsg::Destroy { region, peer, incarnation, epoch } => {
+                self.on_destroy(region, peer, incarnation, epoch)
+            }
+        }
+    }
+
+    fn bite(&mut self) -> Result<(), StoreError> {
+        let bytes_max = self.shared.config.apply_batch_bytes_max;
+        while self.round.batch.bytes() < bytes_max {
+            let Some(message) = self.mailbox.pop() else { break };
+            self.handle(message)?;
+        }
+        self.commit()
+    }
+}
+
+impl Round {
+    fn fail(&mut self, callers: Callers, error: &RequestError) {
+        match callers {
+            Callers::Writes(writes) => self.replies.extend(
+                writes.into_iter().map(|(done, quota)| Reply::Write(done, quota, Err(error.clone()))),
+            ),
+            Callers::Admin(done) => self.replies.push(Reply::Admin(done, error.clone())),
+        }
+    }
+
+    fn fail_optional(&mut self, callers: Option<Callers>, error: &RequestError) {
+        if let Some(callers) = callers {
+            self.fail(callers, error);
+        }
+    }
+}
+
+impl Turn for ApplyWorker {
+    fn name(&self) -> String {
+        format!("apply-{}", self.number)
+    }
+
+    fn turn(&mut self, _: Time) -> bool {
+        if self.shared.has_failed() {
+            return false;
+        }
+        if let Err(error) = self.bite() {
+            self.shared.fail(&error);
+            return false;
+        }
+        !self.mailbox.is_empty()
+    }
+
+    fn deadline(&self) -> Time {
+        Time(u64::MAX)
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        self.mailbox.wait(timeout);
+    }
+}

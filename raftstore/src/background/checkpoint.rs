@@ -1,0 +1,39 @@
+//! The checkpoint cycle (rule W9): flush `data`, publish what is durable, let raft workers drop log prefixes, flush
+//! `log` so that its WAL files can go. One owner, so that no other flush decides what is durable when.
+
+use std::collections::BTreeMap;
+
+use flotilla_region::{PeerId, RegionId};
+
+use super::Background;
+use crate::msg::RaftMsg;
+use crate::shared::Counters;
+use crate::state::LogId;
+
+impl Background {
+    /// One cycle. The positions are taken before the flush begins, so every write they stand for had returned.
+    pub(super) fn checkpoint(&mut self) {
+        let dirty: BTreeMap<RegionId, (PeerId, LogId)> = std::mem::take(&mut *self.shared.dirty.lock());
+        if dirty.is_empty() {
+            return;
+        }
+        if let Err(error) = self.shared.engine.flush() {
+            return self.shared.fail(&error.into());
+        }
+        let workers = &self.shared.links.raft;
+        let mut lists: Vec<Vec<(RegionId, PeerId, LogId)>> = vec![Vec::new(); workers.len()];
+        for (region, (peer, at)) in dirty {
+            lists[(region.0 % workers.len() as u64) as usize].push((region, peer, at));
+        }
+        for (worker, list) in workers.iter().zip(lists) {
+            if !list.is_empty() {
+                worker.send(RaftMsg::Durable(list));
+            }
+        }
+        // Prefixes that the last cycle allowed to be dropped are dropped by now; those of this one follow next time.
+        if let Err(error) = self.shared.engine.log_flush() {
+            return self.shared.fail(&error.into());
+        }
+        Counters::add(&self.shared.counters.checkpoints, 1);
+    }
+}

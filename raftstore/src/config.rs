@@ -1,0 +1,142 @@
+//! What a user may tune in a store, and the constants that would corrupt data if changed.
+
+/// Tunables of one store. Defaults suit production; tests and the simulator draw their own.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Raft workers; regions are spread by id.
+    pub raft_workers: usize,
+    /// Apply workers; regions are spread by id.
+    pub apply_workers: usize,
+    /// Length of a tick.
+    pub tick_ms: u64,
+    /// Ticks without a leader before a campaign; drawn from `[election_ticks, 2 * election_ticks]`.
+    pub election_ticks: usize,
+    /// Ticks between heartbeats of a leader. Heartbeats of all regions leave together on this grid.
+    pub heartbeat_ticks: usize,
+    /// Length of a leader's lease. Invariant: at least one tick shorter than the shortest election timeout.
+    pub lease_ms: u64,
+    /// Largest entry; a larger command or batch is refused.
+    pub entry_bytes_max: usize,
+    /// Largest append message.
+    pub append_bytes_max: u64,
+    /// Append messages in flight to one follower.
+    pub inflight_messages_max: usize,
+    /// Bytes in flight to one follower.
+    pub inflight_bytes_max: u64,
+    /// Uncommitted bytes of one region, beyond which proposals wait or are refused.
+    pub uncommitted_bytes_max: u64,
+    /// Bytes of committed entries handed to apply at a time, per region.
+    pub committed_bytes_max: u64,
+    /// Bytes of requests that the store holds, beyond which `ServerIsBusy` is answered.
+    pub pending_bytes_max: u64,
+    /// How long a request may wait for a leader to appear before it is answered without a hint.
+    pub leader_wait_ms: u64,
+    /// Entries kept in memory per region for followers, in bytes.
+    pub entry_cache_bytes: usize,
+    /// Messages a raft worker takes per turn.
+    pub turn_messages_max: usize,
+    /// Bytes that the log writer puts into one batch.
+    pub log_batch_bytes_max: usize,
+    /// Bytes that an apply worker puts into one batch.
+    pub apply_batch_bytes_max: usize,
+    /// Longest time between checkpoints (flush of `data`, publication of durable indexes, log truncation).
+    pub checkpoint_interval_ms: u64,
+    /// Bytes of `log` that start a checkpoint at once; bounds replay after a restart.
+    pub checkpoint_log_bytes: u64,
+    /// Entries that stay below the durable index for slow followers.
+    pub log_keep_entries: u64,
+    /// Entries above which the log of a region is truncated even though a follower needs them.
+    pub log_force_entries: u64,
+    /// Region size above which it is split; 0 = never by size.
+    pub split_bytes: u64,
+    /// Most new regions that one split creates.
+    pub split_keys_max: usize,
+    /// How often sizes are checked.
+    pub split_check_ms: u64,
+    /// Snapshots sent at a time.
+    pub snapshot_send_max: usize,
+    /// Snapshots received at a time.
+    pub snapshot_receive_max: usize,
+    /// Bytes of one snapshot chunk.
+    pub snapshot_chunk_bytes: usize,
+    /// A snapshot transfer without progress for so long is given up.
+    pub snapshot_timeout_ms: u64,
+    /// A peer without a leader for so long asks the others whether it is still a member.
+    pub stale_peer_ms: u64,
+    /// Reports to placement and heartbeats to stores leave on this grid.
+    pub report_ms: u64,
+    /// Facts of the placement driver.
+    pub placement: flotilla_placement::PlacementConfig,
+    /// Seeds every random choice of the store.
+    pub seed: u64,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            raft_workers: 2,
+            apply_workers: 2,
+            tick_ms: 100,
+            election_ticks: 6,
+            heartbeat_ticks: 2,
+            lease_ms: 450,
+            entry_bytes_max: 8 << 20,
+            append_bytes_max: 1 << 20,
+            inflight_messages_max: 256,
+            inflight_bytes_max: 32 << 20,
+            uncommitted_bytes_max: 64 << 20,
+            committed_bytes_max: 16 << 20,
+            pending_bytes_max: 256 << 20,
+            leader_wait_ms: 800,
+            entry_cache_bytes: 4 << 20,
+            turn_messages_max: 4096,
+            log_batch_bytes_max: 4 << 20,
+            apply_batch_bytes_max: 4 << 20,
+            checkpoint_interval_ms: 60_000,
+            checkpoint_log_bytes: 256 << 20,
+            log_keep_entries: 256,
+            log_force_entries: 100_000,
+            split_bytes: 96 << 20,
+            split_keys_max: 16,
+            split_check_ms: 2_000,
+            snapshot_send_max: 4,
+            snapshot_receive_max: 4,
+            snapshot_chunk_bytes: 1 << 20,
+            snapshot_timeout_ms: 30_000,
+            stale_peer_ms: 60_000,
+            report_ms: 200,
+            placement: flotilla_placement::PlacementConfig::default(),
+            seed: 1,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// Checks relations between values that safety depends on.
+    ///
+    /// # Errors
+    /// A sentence that names the value.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let shortest_election_ms = self.election_ticks as u64 * self.tick_ms;
+        if self.raft_workers == 0 || self.apply_workers == 0 {
+            return Err("raft_workers and apply_workers must be at least 1");
+        }
+        if self.lease_ms + self.tick_ms > shortest_election_ms {
+            return Err("lease_ms must be at least one tick shorter than election_ticks * tick_ms");
+        }
+        if self.heartbeat_ticks == 0 || self.heartbeat_ticks * 2 >= self.election_ticks {
+            return Err("heartbeat_ticks must be at least 1 and less than half of election_ticks");
+        }
+        if self.entry_bytes_max as u64 > self.uncommitted_bytes_max {
+            return Err("entry_bytes_max must not exceed uncommitted_bytes_max");
+        }
+        Ok(())
+    }
+}
+
+/// Format of the data directory that this version writes.
+pub const FORMAT: u32 = 1;
+/// Oldest format that this version reads.
+pub const FORMAT_READ_MIN: u32 = 1;
+/// Version of the store-to-store frames.
+pub const WIRE_VERSION: u32 = 1;

@@ -1,0 +1,187 @@
+//! The one writer of `log`: group commit across all regions of the store.
+//!
+//! Invariant: nothing that a task makes true leaves before a sync that began after the task's write returned.
+//! Invariant: tasks are written in the order in which they were sent, so a parent's commit index that covers a split
+//! is never behind the child's first entries (rule W6).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_engine::WriteBatch;
+use flotilla_proto::flotilla as pb;
+use flotilla_region::{Index, StoreId, keys};
+
+use crate::error::StoreError;
+use crate::mailbox::{Mailbox, Turn};
+use crate::msg::{LogMsg, LogTask, Outgoing, RaftMsg};
+use crate::outbox::raft_message;
+use crate::shared::{Counters, Shared};
+use crate::state::{encode_entry, encode_hard_state};
+use crate::time::Time;
+use crate::transport::Transport;
+
+/// A stale tail longer than this is deleted by range.
+const POINT_DELETES_MAX: u64 = 64;
+
+/// The log writer of a store.
+pub(crate) struct LogWriter {
+    shared: Arc<Shared>,
+    transport: Arc<dyn Transport>,
+    mailbox: Mailbox<LogMsg>,
+    batch: WriteBatch,
+    value: Vec<u8>,
+    tasks: Vec<LogTask>,
+    /// Number of the batch; part of every batch, so that rot can be told from a torn tail.
+    round: u64,
+    synced_round: u64,
+}
+
+impl LogWriter {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        transport: Arc<dyn Transport>,
+        mailbox: Mailbox<LogMsg>,
+        round: u64,
+    ) -> Self {
+        let (batch, value, tasks) = (WriteBatch::new(), Vec::new(), Vec::new());
+        Self { shared, transport, mailbox, batch, value, tasks, round, synced_round: 0 }
+    }
+
+    fn collect(&mut self) -> Vec<Box<dyn FnOnce() + Send>> {
+        let mut barriers = Vec::new();
+        let bytes_max = self.shared.config.log_batch_bytes_max;
+        while self.batch.bytes() < bytes_max {
+            match self.mailbox.pop() {
+                Some(LogMsg::Task(task)) => {
+                    encode_task(&mut self.batch, &mut self.value, &task);
+                    self.tasks.push(task);
+                }
+                Some(LogMsg::Barrier(done)) => {
+                    barriers.push(done);
+                    break;
+                }
+                None => break,
+            }
+        }
+        barriers
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        if !self.batch.is_empty() {
+            self.round += 1;
+            self.batch.put(keys::LOG_ROUND, &round_record(self.round, self.synced_round));
+            self.shared.engine.log_write(&self.batch)?;
+            self.batch.clear();
+            let entries: usize = self.tasks.iter().map(|t| t.entries.len()).sum();
+            Counters::add(&self.shared.counters.log_batches, 1);
+            Counters::add(&self.shared.counters.log_entries, entries as u64);
+            let bytes = self.tasks.iter().flat_map(|t| &t.entries).map(|e| e.data.len() as u64).sum();
+            Counters::add(&self.shared.counters.log_entry_bytes, bytes);
+        }
+        if self.tasks.iter().any(|task| task.must_sync) {
+            self.shared.engine.log_sync()?;
+            self.synced_round = self.round;
+            Counters::add(&self.shared.counters.log_syncs, 1);
+        }
+        Ok(())
+    }
+
+    /// Sends what the round made true: messages to other stores first, they have the longer way.
+    fn release(&mut self) {
+        let origin = self.shared.origin;
+        let mut frames: BTreeMap<StoreId, pb::StoreFrame> = BTreeMap::new();
+        for task in &mut self.tasks {
+            for Outgoing { region, from, to, message } in task.outgoing.drain(..) {
+                let frame = frames.entry(to.store).or_insert_with(|| origin.frame(to.store));
+                frame.messages.push(raft_message(&region, from, to, Some(message), false));
+            }
+        }
+        for (to, frame) in frames {
+            self.transport.send(to, frame);
+        }
+        for task in self.tasks.drain(..) {
+            let worker = self.shared.links.raft_of(task.region);
+            if let Some((descriptor, applied)) = task.installed {
+                let (region, incarnation) = (task.region, task.incarnation);
+                worker.send(RaftMsg::SnapshotInstalled { region, incarnation, descriptor, applied });
+            }
+            if !task.responses.is_empty() {
+                let (region, incarnation, responses) = (task.region, task.incarnation, task.responses);
+                worker.send(RaftMsg::Persisted { region, incarnation, responses });
+            }
+        }
+    }
+}
+
+/// Value of the round record: {round u64, last synced round u64}, big-endian.
+pub(crate) fn round_record(round: u64, synced: u64) -> [u8; 16] {
+    let mut value = [0; 16];
+    value[..8].copy_from_slice(&round.to_be_bytes());
+    value[8..].copy_from_slice(&synced.to_be_bytes());
+    value
+}
+
+/// Adds a task's writes to a batch.
+pub(crate) fn encode_task(batch: &mut WriteBatch, value: &mut Vec<u8>, task: &LogTask) {
+    let (region, peer) = (task.region, task.peer);
+    if task.clear {
+        let (start, end) = keys::log_peer_bounds(region, peer);
+        batch.delete_range(&start, &end);
+    }
+    if let Some(state) = &task.hard_state {
+        batch.put(&keys::log_hard_state(region, peer), &encode_hard_state(state));
+    }
+    if let Some(base) = task.base {
+        batch.put(&keys::log_base(region, peer), &base.encode());
+        delete_entries(batch, task, task.delete_from, base.index);
+    }
+    if let Some((from, to)) = task.stale_tail {
+        delete_entries(batch, task, from, to);
+    }
+    for entry in &task.entries {
+        encode_entry(entry, value);
+        batch.put(&keys::log_entry(region, peer, entry.index), value);
+    }
+}
+
+/// Deletes entries `[from, to]`.
+fn delete_entries(batch: &mut WriteBatch, task: &LogTask, from: Index, to: Index) {
+    let key = |index| keys::log_entry(task.region, task.peer, index);
+    if to.0.saturating_sub(from.0) < POINT_DELETES_MAX {
+        (from.0..=to.0).for_each(|i| batch.delete(&key(Index(i))));
+    } else {
+        batch.delete_range(&key(from), &key(to.next()));
+    }
+}
+
+impl Turn for LogWriter {
+    fn name(&self) -> String {
+        "log-writer".into()
+    }
+
+    fn turn(&mut self, _: Time) -> bool {
+        if self.shared.has_failed() {
+            return false;
+        }
+        let barriers = self.collect();
+        if !self.tasks.is_empty() {
+            if let Err(error) = self.commit() {
+                self.tasks.clear();
+                self.shared.fail(&error);
+                return false;
+            }
+            self.release();
+        }
+        barriers.into_iter().for_each(|done| done());
+        !self.mailbox.is_empty()
+    }
+
+    fn deadline(&self) -> Time {
+        Time(u64::MAX)
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        self.mailbox.wait(timeout);
+    }
+}

@@ -1,0 +1,324 @@
+//! What the store's workers say to each other and what callers ask of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use flotilla_engine::{EngineSnapshot, SstFile};
+use flotilla_proto::flotilla as pb;
+use flotilla_raft::{ConfChangeV2, Entry, HardState, Message, SnapshotMeta};
+use flotilla_region::{Index, Peer, PeerId, Region, RegionEpoch, RegionId, StoreId, Term};
+
+use crate::error::RequestError;
+use crate::state::LogId;
+use crate::time::Time;
+use crate::wire::HeartbeatCell;
+
+/// Distinguishes lives of a peer within one process, so that late completions of a dead one are dropped (traps T1,
+/// T24, T30).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Incarnation(pub u64);
+
+/// Called once with the outcome of a write, on the apply worker or the raft worker.
+pub type WriteDone = Box<dyn FnOnce(Result<Bytes, RequestError>) + Send>;
+/// Called once with permission to read.
+pub type ReadDone = Box<dyn FnOnce(Result<ReadGrant, RequestError>) + Send>;
+/// Called once with the regions that an administrative command left behind.
+pub type AdminDone = Box<dyn FnOnce(Result<Vec<Region>, RequestError>) + Send>;
+
+/// For which shape of a region, and for which of its peers, a request was made.
+#[derive(Clone, Copy, Debug)]
+pub struct RegionContext {
+    /// Region.
+    pub region: RegionId,
+    /// Its epoch as the caller knows it.
+    pub epoch: RegionEpoch,
+    /// The peer that the caller believes to be here; 0 = any.
+    pub peer: PeerId,
+    /// Term in which the caller believes it to lead; 0 = any.
+    pub term: Term,
+}
+
+/// A command to replicate.
+pub struct WriteRequest {
+    /// Where.
+    pub context: RegionContext,
+    /// For the state machine.
+    pub command: Bytes,
+    /// Told the outcome.
+    pub done: WriteDone,
+    /// The request's share of the store's budget.
+    pub quota: Quota,
+}
+
+/// A linearizable read that the caller's thread could not serve under the lease.
+pub struct ReadRequest {
+    /// Where.
+    pub context: RegionContext,
+    /// Whether a follower may answer (after asking the leader for a read index).
+    pub replica: bool,
+    /// Told when to read.
+    pub done: ReadDone,
+}
+
+/// Permission to read: everything committed when the read began is in `snapshot`.
+#[derive(Clone)]
+pub struct ReadGrant {
+    /// The region as it was when `snapshot` was taken.
+    pub region: Arc<Region>,
+    /// The view to read.
+    pub snapshot: Arc<dyn EngineSnapshot>,
+}
+
+/// A command for the region itself, asked of its leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminCommand {
+    /// Cut the region at these keys, ascending, strictly inside.
+    Split {
+        /// Where.
+        keys: Vec<Bytes>,
+    },
+    /// Hand leadership to this peer.
+    TransferLeader(PeerId),
+    /// Change membership: one change is simple, several enter a joint configuration.
+    ChangePeers(Vec<PeerChange>),
+    /// Leave the joint configuration.
+    LeaveJoint,
+}
+
+/// One membership change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerChange {
+    /// A new voter, or a learner to promote.
+    AddVoter(Peer),
+    /// A new learner, or (in a joint change) a voter to demote.
+    AddLearner(Peer),
+    /// A peer to remove.
+    Remove(PeerId),
+}
+
+/// An administrative command with its caller.
+pub struct AdminRequest {
+    /// Region.
+    pub region: RegionId,
+    /// Epoch for which it was decided; `None` = whatever is current.
+    pub epoch: Option<RegionEpoch>,
+    /// What to do.
+    pub command: AdminCommand,
+    /// Told the outcome.
+    pub done: AdminDone,
+}
+
+/// Bytes of the store's request budget, given back when dropped.
+#[derive(Default)]
+pub struct Quota {
+    used: Option<(Arc<AtomicU64>, u64)>,
+}
+
+impl Quota {
+    /// Takes `bytes` from the budget `used` unless that would exceed `bytes_max`.
+    pub(crate) fn take(used: &Arc<AtomicU64>, bytes: u64, bytes_max: u64) -> Option<Self> {
+        let before = used.fetch_add(bytes, Ordering::Relaxed);
+        let quota = Self { used: Some((used.clone(), bytes)) };
+        (before + bytes <= bytes_max).then_some(quota)
+    }
+}
+
+impl Drop for Quota {
+    fn drop(&mut self) {
+        if let Some((used, bytes)) = &self.used {
+            used.fetch_sub(*bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+/// To a raft worker.
+pub(crate) enum RaftMsg {
+    /// From other stores.
+    Network(Vec<pb::RaftMessage>),
+    /// Heartbeats or answers, of one frame.
+    Heartbeats(StoreId, Vec<HeartbeatCell>),
+    /// Replicate a command.
+    Write(WriteRequest),
+    /// Grant a read.
+    Read(ReadRequest),
+    /// Change the region itself.
+    Admin(AdminRequest),
+    /// The log writer finished a task; `responses` are for the peer itself.
+    Persisted { region: RegionId, incarnation: Incarnation, responses: Vec<Message> },
+    /// The apply worker finished a task.
+    Applied(Applied),
+    /// A snapshot was received in full.
+    SnapshotReceived(ReceivedSnapshot),
+    /// The outcome of a snapshot sent by this peer to `to`.
+    SnapshotSent { region: RegionId, to: PeerId, ok: bool },
+    /// The snapshot is installed.
+    SnapshotInstalled { region: RegionId, incarnation: Incarnation, descriptor: Region, applied: LogId },
+    /// What is durable in `data` now.
+    Durable(Vec<(RegionId, PeerId, LogId)>),
+    /// A split applied by another worker's region created this one.
+    Create(Box<CreatePeer>),
+    /// The tombstone and the deletion of data are written.
+    Destroyed { region: RegionId, incarnation: Incarnation },
+    /// A frame to this store could not be delivered.
+    Unreachable(StoreId),
+    /// Ask all led regions to be split if they are larger than this; tells what is there.
+    Inspect(Box<dyn FnOnce(Vec<PeerStatus>) + Send>),
+    /// Stop leading as far as possible: the store is shutting down.
+    ShedLeaders,
+}
+
+/// A child of a split on its way to its worker.
+#[derive(Debug)]
+pub(crate) struct CreatePeer {
+    pub region: Region,
+    /// The parent led on this store: campaign at once.
+    pub campaign: bool,
+}
+
+/// A state of one peer, for status pages, size checks and placement.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// Descriptor.
+    pub region: Arc<Region>,
+    /// The peer here.
+    pub peer: Peer,
+    /// Known leader; 0 = none.
+    pub leader: PeerId,
+    /// Term.
+    pub term: Term,
+    /// Whether this peer leads.
+    pub is_leader: bool,
+    /// Commit index.
+    pub commit: Index,
+    /// Applied position.
+    pub applied: LogId,
+    /// Last position of the log.
+    pub last_index: Index,
+    /// Position before the first entry of the log.
+    pub base: LogId,
+    /// Bytes written since the region was created or the store started.
+    pub written_bytes: u64,
+    /// Followers: (peer, matched index), on the leader only.
+    pub matched: Vec<(PeerId, Index)>,
+}
+
+/// To the log writer.
+pub(crate) enum LogMsg {
+    /// Write, sync, then release.
+    Task(LogTask),
+    /// The store stops: finish and say so.
+    Barrier(Box<dyn FnOnce() + Send>),
+}
+
+/// Work of one peer for the log writer. All of it lands in one batch.
+#[derive(Debug, Default)]
+pub(crate) struct LogTask {
+    pub region: RegionId,
+    pub peer: PeerId,
+    pub incarnation: Incarnation,
+    /// Delete everything that the peer has in `log` first.
+    pub clear: bool,
+    pub hard_state: Option<HardState>,
+    /// New base; entries up to it are deleted, from `delete_from` on.
+    pub base: Option<LogId>,
+    pub delete_from: Index,
+    pub entries: Vec<Entry>,
+    /// Stale tail `[from, to]` left by a conflict.
+    pub stale_tail: Option<(Index, Index)>,
+    /// Whether the batch must be synced before anything is released.
+    pub must_sync: bool,
+    /// To other peers.
+    pub outgoing: Vec<Outgoing>,
+    /// To the peer itself.
+    pub responses: Vec<Message>,
+    /// After everything: the snapshot that this task completes.
+    pub installed: Option<(Region, LogId)>,
+}
+
+/// A message to another peer that waits for a sync.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub region: Arc<Region>,
+    pub from: Peer,
+    pub to: Peer,
+    pub message: Message,
+}
+
+/// To an apply worker.
+pub(crate) enum ApplyMsg {
+    /// A region starts to apply at `applied`.
+    Register { region: Arc<Region>, peer: PeerId, incarnation: Incarnation, applied: LogId },
+    /// Apply committed entries.
+    Task(ApplyTask),
+    /// Install a snapshot.
+    Snapshot(Box<InstallSnapshot>),
+    /// Remove the region: tombstone, data.
+    Destroy { region: RegionId, peer: PeerId, incarnation: Incarnation, epoch: RegionEpoch },
+}
+
+/// Committed entries of one region, with the callers that wait for them.
+pub(crate) struct ApplyTask {
+    pub region: RegionId,
+    pub incarnation: Incarnation,
+    pub entries: Vec<Entry>,
+    pub waiting: Vec<Waiting>,
+    /// Goes back to the core when done.
+    pub responses: Vec<Message>,
+}
+
+/// Callers that wait for the entry at (index, term).
+pub(crate) struct Waiting {
+    pub index: Index,
+    pub term: Term,
+    pub proposed_at: Time,
+    pub callers: Callers,
+}
+
+/// Who is told about an entry.
+pub(crate) enum Callers {
+    Writes(Vec<(WriteDone, Quota)>),
+    Admin(AdminDone),
+}
+
+/// What an apply worker did for a region.
+pub(crate) struct Applied {
+    pub region: RegionId,
+    pub incarnation: Incarnation,
+    pub applied: LogId,
+    pub written_bytes: u64,
+    pub effects: Vec<Effect>,
+    pub responses: Vec<Message>,
+    /// The region cannot go on: it met a command that this version does not know, or damage.
+    pub stopped: bool,
+}
+
+/// What an entry changed besides data.
+pub(crate) enum Effect {
+    /// Membership changed; the core must be told.
+    Membership { change: ConfChangeV2, region: Arc<Region>, done: Option<AdminDone> },
+    /// A conf change entry was refused at apply: nothing changed.
+    MembershipRefused { done: Option<AdminDone>, error: RequestError },
+    /// The region was cut; the last of `regions` is what remains of it.
+    Split { regions: Vec<Region>, done: Option<AdminDone> },
+}
+
+/// A snapshot in the hands of the apply worker.
+pub(crate) struct InstallSnapshot {
+    pub region: Region,
+    pub peer: PeerId,
+    pub incarnation: Incarnation,
+    pub meta: SnapshotMeta,
+    pub files: Vec<SstFile>,
+    /// Completes the installation in `log`.
+    pub log: LogTask,
+}
+
+/// A snapshot that arrived, not yet offered to the core.
+pub(crate) struct ReceivedSnapshot {
+    pub from_store: StoreId,
+    pub raft: pb::RaftMessage,
+    pub descriptor: Region,
+    pub meta: SnapshotMeta,
+    pub files: Vec<SstFile>,
+}

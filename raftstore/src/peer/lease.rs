@@ -1,0 +1,56 @@
+//! A leader's lease: until when no other peer can have been elected.
+//!
+//! A quorum that acknowledged something sent at time `t` has promised (CheckQuorum's vote refusal) not to elect
+//! another leader before one election timeout after `t` by its own ticks; the lease is shorter than that by at least
+//! a tick. It is measured from the *send* time, by a clock that counts suspension (Raft thesis 6.4.1).
+
+use std::sync::Arc;
+
+use flotilla_region::{PeerId, Region, RegionId, Term};
+
+use crate::local_reader::{Delegates, ReadDelegate};
+use crate::time::Time;
+
+/// The lease of one leader and the delegate through which callers' threads use it.
+#[derive(Default)]
+pub(crate) struct Lease {
+    delegate: Option<Arc<ReadDelegate>>,
+    /// Term in which leadership was offered to another peer: the offer may arrive late and overrides the promise, so
+    /// this leader never reads under a lease again in that term (trap T21).
+    offered_in: Term,
+}
+
+impl Lease {
+    /// A quorum confirmed what was sent at `sent`.
+    pub(crate) fn confirm(&self, sent: Time, lease_ms: u64) {
+        if let Some(delegate) = &self.delegate {
+            delegate.extend(sent.plus_ms(lease_ms));
+        }
+    }
+
+    /// Lets callers' threads read, if they may: the leader has applied an entry of its own term.
+    pub(crate) fn publish(&mut self, delegates: &Delegates, region: &Arc<Region>, peer: PeerId, term: Term) {
+        let current = self.delegate.as_ref().is_some_and(|d| d.is_for(region, term));
+        if current || self.offered_in == term {
+            return;
+        }
+        self.revoke(delegates, region.id);
+        let delegate = Arc::new(ReadDelegate::new(region.clone(), peer, term));
+        delegates.publish(region.id, delegate.clone());
+        self.delegate = Some(delegate);
+    }
+
+    /// Ends the lease now: leadership, or the region's shape, is about to change.
+    pub(crate) fn revoke(&mut self, delegates: &Delegates, region: RegionId) {
+        if let Some(delegate) = self.delegate.take() {
+            delegate.revoke();
+            delegates.remove(region);
+        }
+    }
+
+    /// Leadership is being offered to another peer.
+    pub(crate) fn offer(&mut self, delegates: &Delegates, region: RegionId, term: Term) {
+        self.offered_in = term;
+        self.revoke(delegates, region);
+    }
+}

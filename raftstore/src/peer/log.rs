@@ -1,0 +1,344 @@
+//! The stable log of one peer: its view of `log`, with the tail cached in memory.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flotilla_engine::Engine;
+use flotilla_raft::{
+    ConfState, Entry, FetchContext, HardState, Snapshot, SnapshotMeta, Storage, StorageError, StorageResult,
+    entry_size,
+};
+use flotilla_region::{Index, PeerId, RegionId, Term, keys};
+
+use crate::error::StoreError;
+use crate::msg::LogTask;
+use crate::state::{LogId, decode_entry, decode_hard_state};
+
+/// Log positions, each at most the next: base <= applied <= last. Owned by the peer's raft worker.
+///
+/// Invariant: the cache is the contiguous tail of the log, up to `last`.
+pub(crate) struct PeerLog {
+    region: RegionId,
+    peer: PeerId,
+    engine: Arc<dyn Engine>,
+    base: LogId,
+    last: LogId,
+    cache: VecDeque<Entry>,
+    cache_bytes: usize,
+    hard_state: HardState,
+    conf_state: ConfState,
+    /// What a snapshot taken now would contain at least.
+    applied: LogId,
+}
+
+/// A log as it was found on disk, and what must be written to mend it (rule W8).
+pub(crate) struct LoadedLog {
+    pub log: PeerLog,
+    pub mend: Option<LogTask>,
+}
+
+impl PeerLog {
+    /// Loads what `log` holds for the peer (rule W3). `applied` is what `data` says; `None` for a peer that has no
+    /// descriptor yet.
+    ///
+    /// # Errors
+    /// I/O, or a record that cannot be read.
+    pub(crate) fn load(
+        engine: Arc<dyn Engine>,
+        region: RegionId,
+        peer: PeerId,
+        applied: Option<LogId>,
+        conf_state: ConfState,
+    ) -> Result<LoadedLog, StoreError> {
+        let applied = applied.unwrap_or_default();
+        let hard_state = match engine.log_get(&keys::log_hard_state(region, peer))? {
+            Some(value) => decode_hard_state(value).ok_or(StoreError::Damaged("hard state"))?,
+            None => HardState::default(),
+        };
+        let stored_base = match engine.log_get(&keys::log_base(region, peer))? {
+            Some(value) => LogId::decode(value).ok_or(StoreError::Damaged("log base"))?,
+            None => LogId::default(),
+        };
+        let base = if applied.index > stored_base.index { applied } else { stored_base };
+        let found = scan_entries(&*engine, region, peer, base, stored_base)?;
+        let last = found.entries.back().map_or(base, |e| LogId { index: e.index, term: e.term });
+        let mut state = hard_state;
+        state.commit = state.commit.max(applied.index).min(last.index);
+        let term_seen = applied.term.max(last.term);
+        if state.term < term_seen {
+            state.term = term_seen;
+            state.vote = PeerId::ZERO;
+        }
+        // A child of a split that never wrote a hard state is (term 5, no vote, commit 5) by rule W5: nothing to mend.
+        let never_written = hard_state.is_empty() && found.entries.is_empty();
+        let mut mend = None;
+        if found.stale.is_some()
+            || (state != hard_state && !never_written)
+            || (base != stored_base && !never_written)
+        {
+            mend = Some(LogTask {
+                region,
+                peer,
+                hard_state: Some(state),
+                base: Some(base),
+                delete_from: stored_base.index.next(),
+                stale_tail: found.stale,
+                must_sync: true,
+                ..LogTask::default()
+            });
+        }
+        let cache_bytes = found.entries.iter().map(|e| e.data.len()).sum();
+        let log = Self {
+            region,
+            peer,
+            engine,
+            base,
+            last,
+            cache: found.entries,
+            cache_bytes,
+            hard_state: state,
+            conf_state,
+            applied,
+        };
+        Ok(LoadedLog { log, mend })
+    }
+
+    /// Takes over term and vote of an earlier life of the same peer in this process, whose writes may be under way.
+    pub(crate) fn adopt(&mut self, early: HardState) {
+        if early.term >= self.hard_state.term {
+            self.hard_state.term = early.term;
+            self.hard_state.vote = early.vote;
+        }
+    }
+
+    /// Whether `log` holds entries of the peer.
+    pub(crate) fn has_entries(
+        engine: &dyn Engine,
+        region: RegionId,
+        peer: PeerId,
+    ) -> Result<bool, StoreError> {
+        let start = keys::log_entry(region, peer, Index::ZERO);
+        let end = keys::log_entry(region, peer, Index(u64::MAX));
+        let mut any = false;
+        engine.log_scan(&start, &end, &mut |_, _| {
+            any = true;
+            false
+        })?;
+        Ok(any)
+    }
+
+    /// Position before the first entry.
+    pub(crate) fn base(&self) -> LogId {
+        self.base
+    }
+
+    /// Takes over entries that go to the log writer now. Returns the stale tail `[from, to]` that a conflict leaves
+    /// behind the new end.
+    pub(crate) fn append(&mut self, entries: &[Entry]) -> Option<(Index, Index)> {
+        let (first, new_last) = (entries.first()?.index, entries.last()?);
+        let old_last = self.last.index;
+        while self.cache.back().is_some_and(|e| e.index >= first) {
+            self.cache_bytes -= self.cache.pop_back().map_or(0, |e| e.data.len());
+        }
+        self.cache_bytes += entries.iter().map(|e| e.data.len()).sum::<usize>();
+        self.cache.extend(entries.iter().cloned());
+        self.last = LogId { index: new_last.index, term: new_last.term };
+        (old_last > self.last.index).then(|| (self.last.index.next(), old_last))
+    }
+
+    /// The state machine advanced.
+    pub(crate) fn set_applied(&mut self, applied: LogId, conf_state: Option<ConfState>) {
+        self.applied = applied;
+        if let Some(conf_state) = conf_state {
+            self.conf_state = conf_state;
+        }
+    }
+
+    /// The log now starts after a snapshot.
+    pub(crate) fn reset_to_snapshot(&mut self, at: LogId, conf_state: ConfState) {
+        self.base = at;
+        self.last = at;
+        self.applied = at;
+        self.conf_state = conf_state;
+        self.cache.clear();
+        self.cache_bytes = 0;
+    }
+
+    /// Drops the prefix up to `to`. Returns the new base, and the first index to delete.
+    pub(crate) fn truncate(&mut self, to: Index) -> Option<(LogId, Index)> {
+        let term = self.term(to).ok()?;
+        let delete_from = self.base.index.next();
+        self.base = LogId { index: to, term };
+        self.evict(0, to);
+        Some((self.base, delete_from))
+    }
+
+    /// Keeps the cache within `bytes_max`, by dropping entries up to `safe` that can be read from `log`.
+    pub(crate) fn evict(&mut self, bytes_max: usize, safe: Index) {
+        while self.cache_bytes > bytes_max || self.cache.front().is_some_and(|e| e.index <= self.base.index) {
+            match self.cache.front() {
+                Some(entry) if entry.index <= safe && entry.index < self.last.index => {
+                    self.cache_bytes -= entry.data.len();
+                    self.cache.pop_front();
+                }
+                _ => break,
+            }
+        }
+    }
+
+    fn cached(&self, index: Index) -> Option<&Entry> {
+        let first = self.cache.front()?.index;
+        self.cache.get(index.0.checked_sub(first.0)? as usize)
+    }
+
+    fn read(&self, low: Index, high: Index, bytes_max: u64) -> StorageResult<Vec<Entry>> {
+        let (start, end) =
+            (keys::log_entry(self.region, self.peer, low), keys::log_entry(self.region, self.peer, high));
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        let mut damaged = false;
+        let scanned = self.engine.log_scan(&start, &end, &mut |key, value| {
+            let expected = Index(low.0 + entries.len() as u64);
+            let index = match keys::parse_log_key(key) {
+                Some(keys::LogKey::Entry(_, _, index)) => index,
+                _ => Index::ZERO,
+            };
+            let Some(entry) =
+                decode_entry(index, Bytes::copy_from_slice(value)).filter(|_| index == expected)
+            else {
+                damaged = true;
+                return false;
+            };
+            bytes += entry_size(&entry);
+            if bytes > bytes_max && !entries.is_empty() {
+                return false;
+            }
+            entries.push(entry);
+            true
+        });
+        if scanned.is_err() || damaged || entries.is_empty() {
+            return Err(StorageError::Unavailable);
+        }
+        Ok(entries)
+    }
+}
+
+struct FoundEntries {
+    entries: VecDeque<Entry>,
+    /// First and last index of entries that do not continue the log.
+    stale: Option<(Index, Index)>,
+}
+
+/// Entries after `base`, as far as they continue it.
+fn scan_entries(
+    engine: &dyn Engine,
+    region: RegionId,
+    peer: PeerId,
+    base: LogId,
+    stored_base: LogId,
+) -> Result<FoundEntries, StoreError> {
+    let start = keys::log_entry(region, peer, base.index);
+    let end = keys::log_entry(region, peer, Index(u64::MAX));
+    let mut entries: VecDeque<Entry> = VecDeque::new();
+    let mut continues = base == stored_base;
+    let mut stale: Option<(Index, Index)> = None;
+    let mut damaged = false;
+    engine.log_scan(&start, &end, &mut |key, value| {
+        let Some(keys::LogKey::Entry(_, _, index)) = keys::parse_log_key(key) else {
+            damaged = true;
+            return false;
+        };
+        let Some(entry) = decode_entry(index, Bytes::copy_from_slice(value)) else {
+            damaged = true;
+            return false;
+        };
+        if index == base.index {
+            continues = entry.term == base.term;
+            return true;
+        }
+        let expected = entries.back().map_or(base.index.next(), |e| e.index.next());
+        let term_before = entries.back().map_or(base.term, |e| e.term);
+        if continues && stale.is_none() && index == expected && entry.term >= term_before {
+            entries.push_back(entry);
+        } else {
+            stale = Some((stale.map_or(index, |(from, _)| from), index));
+        }
+        true
+    })?;
+    if damaged {
+        return Err(StoreError::Damaged("log entry"));
+    }
+    Ok(FoundEntries { entries, stale })
+}
+
+impl Storage for PeerLog {
+    fn initial_state(&self) -> StorageResult<(HardState, ConfState)> {
+        Ok((self.hard_state, self.conf_state.clone()))
+    }
+
+    fn entries(&self, low: Index, high: Index, bytes_max: u64, _: FetchContext) -> StorageResult<Vec<Entry>> {
+        if low <= self.base.index {
+            return Err(StorageError::Compacted);
+        }
+        if high.0 > self.last.index.0 + 1 {
+            return Err(StorageError::Unavailable);
+        }
+        let cached_from = self.cache.front().map_or(self.last.index.next(), |e| e.index);
+        if low < cached_from {
+            return self.read(low, high.min(cached_from), bytes_max);
+        }
+        let mut bytes = 0;
+        let mut entries = Vec::new();
+        let from = (low.0 - cached_from.0) as usize;
+        for entry in self.cache.range(from..(high.0 - cached_from.0) as usize) {
+            bytes += entry_size(entry);
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        Ok(entries)
+    }
+
+    fn term(&self, index: Index) -> StorageResult<Term> {
+        if index == self.base.index {
+            return Ok(self.base.term);
+        }
+        if index == self.last.index {
+            return Ok(self.last.term);
+        }
+        if index < self.base.index {
+            return Err(StorageError::Compacted);
+        }
+        if index > self.last.index {
+            return Err(StorageError::Unavailable);
+        }
+        match self.cached(index) {
+            Some(entry) => Ok(entry.term),
+            None => Ok(self.read(index, index.next(), u64::MAX)?[0].term),
+        }
+    }
+
+    fn first_index(&self) -> StorageResult<Index> {
+        Ok(self.base.index.next())
+    }
+
+    fn last_index(&self) -> StorageResult<Index> {
+        Ok(self.last.index)
+    }
+
+    /// Only position and membership: the data is generated when the receiver has reserved a slot, and may then be
+    /// newer than this.
+    fn snapshot(&self, at_least: Index, _: PeerId) -> StorageResult<Snapshot> {
+        if self.applied.index < at_least || self.applied.index.is_zero() {
+            return Err(StorageError::SnapshotTemporarilyUnavailable);
+        }
+        let meta = SnapshotMeta {
+            index: self.applied.index,
+            term: self.applied.term,
+            conf_state: self.conf_state.clone(),
+        };
+        Ok(Snapshot { meta, data: Bytes::new() })
+    }
+}

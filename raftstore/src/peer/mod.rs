@@ -1,0 +1,291 @@
+//! One replica of one region, as its raft worker owns it.
+//!
+//! The consensus core ([`RawNode`]) decides; this module carries out: it hands entries to the log writer and the apply
+//! worker, keeps the callers that wait, the lease, and the log's prefix. Each concern is a file of its own: `ready`
+//! (stepping and carrying out), `write`, `read`, `lease`, `gc`.
+
+mod gc;
+mod lease;
+pub(crate) mod log;
+mod read;
+mod ready;
+mod write;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flotilla_raft::{Config, RawNode, ReadOnlyOption};
+use flotilla_region::{Index, Peer as PeerInfo, PeerId, Region, RegionId, StoreId};
+
+use crate::config::StoreConfig;
+use crate::error::{RequestError, StoreError};
+use crate::msg::{ApplyMsg, Incarnation, LogMsg, PeerStatus, ReceivedSnapshot, RegionContext};
+use crate::state::LogId;
+use crate::time::Time;
+use crate::worker::Env;
+
+use gc::LogGc;
+use lease::Lease;
+use log::{LoadedLog, PeerLog};
+use read::Reads;
+use write::Writes;
+
+/// A replica. Owned by one raft worker; nobody else touches it.
+///
+/// Invariant: while `installing` or `closing`, the core's Ready is not taken.
+pub(crate) struct Peer {
+    pub(crate) region: Arc<Region>,
+    pub(crate) me: PeerInfo,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) node: RawNode<PeerLog>,
+    pub(crate) applied: LogId,
+    pub(crate) writes: Writes,
+    pub(crate) reads: Reads,
+    pub(crate) lease: Lease,
+    pub(crate) gc: LogGc,
+    pub(crate) phase: Phase,
+    /// Stores of peers that wrote to us, for answers to peers that our descriptor does not name.
+    senders: BTreeMap<PeerId, StoreId>,
+    /// Received and accepted by the core, waiting for its Ready.
+    snapshot: Option<ReceivedSnapshot>,
+    /// Votes are not given before: a promise made before the restart may still hold (trap T22).
+    silent_until: Time,
+    /// Since when no leader is known.
+    pub(crate) leaderless_since: Option<Time>,
+    pub(crate) written_bytes: u64,
+    /// Position of a split proposed here and not yet applied.
+    pub(crate) pending_split: Option<Index>,
+    /// Regions that the last split left beside this one, for callers who still know the whole.
+    pub(crate) siblings: Vec<Region>,
+}
+
+/// What a peer may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Created by a message: no range, no data, waits for a snapshot or a split.
+    Uninitialised,
+    /// Ordinary.
+    Live,
+    /// A snapshot is being installed.
+    Installing,
+    /// Being removed.
+    Closing,
+    /// Met a command or data that it cannot apply; serves nothing.
+    Stopped,
+}
+
+/// How a peer comes to be.
+pub(crate) struct NewPeer {
+    pub region: Arc<Region>,
+    pub me: PeerInfo,
+    pub applied: LogId,
+    pub loaded: LoadedLog,
+    /// It existed before the process started.
+    pub restarted: bool,
+}
+
+impl Peer {
+    /// Creates the replica and registers it with its apply worker.
+    ///
+    /// # Errors
+    /// The core refused the stored state.
+    pub(crate) fn new(new: NewPeer, env: &mut Env) -> Result<Self, StoreError> {
+        let NewPeer { region, me, applied, loaded, restarted } = new;
+        let incarnation = env.next_incarnation();
+        let config = core_config(&env.shared.config, me.id, applied.index, region.id);
+        let base = loaded.log.base();
+        let node = RawNode::new(&config, loaded.log)
+            .map_err(|_| StoreError::Damaged("state of a consensus group"))?;
+        let initialised = !region.peers.is_empty();
+        if let Some(mut mend) = loaded.mend {
+            mend.incarnation = incarnation;
+            env.shared.links.log.send(LogMsg::Task(mend));
+        }
+        if initialised {
+            let register = ApplyMsg::Register { region: region.clone(), peer: me.id, incarnation, applied };
+            env.shared.links.apply_of(region.id).send(register);
+        }
+        let election_ms = env.shared.config.election_ticks as u64 * env.shared.config.tick_ms;
+        Ok(Self {
+            incarnation,
+            node,
+            applied,
+            writes: Writes::default(),
+            reads: Reads::default(),
+            lease: Lease::default(),
+            gc: LogGc::new(base.index),
+            phase: if initialised { Phase::Live } else { Phase::Uninitialised },
+            senders: BTreeMap::new(),
+            snapshot: None,
+            silent_until: if restarted { env.now.plus_ms(election_ms) } else { Time::default() },
+            leaderless_since: Some(env.now),
+            written_bytes: 0,
+            pending_split: None,
+            siblings: Vec::new(),
+            region,
+            me,
+        })
+    }
+
+    pub(crate) fn id(&self) -> RegionId {
+        self.region.id
+    }
+
+    /// The peer's own record, as messages name it.
+    pub(crate) fn info(&self) -> PeerInfo {
+        self.me
+    }
+
+    pub(crate) fn is_leader(&self) -> bool {
+        self.phase == Phase::Live && self.node.role() == flotilla_raft::Role::Leader
+    }
+
+    /// The leader of the region, if it is known.
+    pub(crate) fn leader(&self) -> Option<PeerInfo> {
+        self.region.peer(self.node.leader()).copied()
+    }
+
+    /// Whether the leader has applied an entry of its own term: until then it knows neither what is committed nor
+    /// whether the region still has this shape.
+    pub(crate) fn has_applied_own_term(&self) -> bool {
+        self.is_leader() && self.applied.term == self.node.term()
+    }
+
+    /// Another peer of the region by id, as far as descriptor or messages tell where it lives.
+    pub(crate) fn find_peer(&self, id: PeerId) -> Option<PeerInfo> {
+        let listed = self.region.peer(id).copied();
+        listed.or_else(|| {
+            self.senders.get(&id).map(|store| PeerInfo { id, store: *store, ..PeerInfo::default() })
+        })
+    }
+
+    /// Checks a request's context in TiKV's order: peer, leadership, term, version.
+    pub(crate) fn check_context(
+        &self,
+        context: &RegionContext,
+        leader_only: bool,
+    ) -> Result<(), RequestError> {
+        if matches!(self.phase, Phase::Uninitialised | Phase::Closing | Phase::Stopped) {
+            return Err(RequestError::RegionNotFound(self.id()));
+        }
+        if !context.peer.is_zero() && context.peer != self.me.id {
+            return Err(RequestError::PeerMismatch { asked: context.peer, actual: self.me.id });
+        }
+        if leader_only && !self.is_leader() {
+            return Err(self.not_leader());
+        }
+        if !context.term.is_zero() && self.node.term().0 > context.term.0 + 1 {
+            return Err(RequestError::Stale);
+        }
+        if context.epoch.version != self.region.epoch.version {
+            return Err(self.epoch_not_match());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn not_leader(&self) -> RequestError {
+        let leader = self.leader().filter(|leader| leader.id != self.me.id);
+        RequestError::NotLeader { region: self.id(), leader }
+    }
+
+    pub(crate) fn epoch_not_match(&self) -> RequestError {
+        let mut regions = vec![(*self.region).clone()];
+        regions.extend(self.siblings.iter().cloned());
+        RequestError::EpochNotMatch(regions)
+    }
+
+    /// Whether a split proposed here is not applied yet: it may be committed, so this leader may not lead all of its
+    /// range any more (trap T4).
+    pub(crate) fn split_in_flight(&self) -> bool {
+        self.pending_split.is_some_and(|index| index > self.applied.index)
+    }
+
+    /// One tick of the core's timers.
+    pub(crate) fn tick(&mut self, env: &mut Env) {
+        if !matches!(self.phase, Phase::Live | Phase::Uninitialised) {
+            return;
+        }
+        self.node.tick();
+        self.writes.expire(env.now, self.region.id);
+        self.reads.retry(env.now, env.shared.config.election_ticks as u64 * env.shared.config.tick_ms);
+        if self.node.leader().is_zero() {
+            self.leaderless_since.get_or_insert(env.now);
+        } else {
+            self.leaderless_since = None;
+        }
+    }
+
+    /// What there is to know about the peer.
+    pub(crate) fn status(&self) -> PeerStatus {
+        let matched = if self.is_leader() {
+            self.node
+                .progress_iter()
+                .filter(|(id, _)| *id != self.me.id)
+                .map(|(id, p)| (id, p.matched))
+                .collect()
+        } else {
+            Vec::new()
+        };
+        PeerStatus {
+            region: self.region.clone(),
+            peer: self.me,
+            leader: self.node.leader(),
+            term: self.node.term(),
+            is_leader: self.is_leader(),
+            commit: self.node.commit(),
+            applied: self.applied,
+            last_index: self.node.last_index(),
+            base: self.node.storage().base(),
+            written_bytes: self.written_bytes,
+            matched,
+        }
+    }
+
+    /// Followers that need a snapshot or much log before they can help.
+    pub(crate) fn pending_peers(&self) -> Vec<PeerId> {
+        if !self.is_leader() {
+            return Vec::new();
+        }
+        let behind = |matched: Index| matched.0 + 1_024 < self.node.commit().0 || matched < self.gc.base();
+        let others = self.node.progress_iter().filter(|(id, _)| *id != self.me.id);
+        others.filter(|(_, p)| behind(p.matched)).map(|(id, _)| id).collect()
+    }
+
+    /// Ends everything that callers wait for, and the peer's part in the region.
+    pub(crate) fn close(&mut self, env: &mut Env) {
+        if self.phase == Phase::Closing {
+            return;
+        }
+        let was_uninitialised = self.phase == Phase::Uninitialised;
+        self.phase = Phase::Closing;
+        self.lease.revoke(&env.shared.delegates, self.id());
+        self.writes.fail_all(self.region.id);
+        self.reads.fail_all(&RequestError::RegionNotFound(self.region.id));
+        env.shared.links.placement.send(crate::placement::PlacementMsg::NotLed(self.id()));
+        let (region, peer, incarnation) = (self.id(), self.me.id, self.incarnation);
+        if was_uninitialised {
+            env.shared.ranges.lock().unreserve(region);
+        }
+        let epoch = self.region.epoch;
+        env.shared.links.apply_of(region).send(ApplyMsg::Destroy { region, peer, incarnation, epoch });
+    }
+}
+
+fn core_config(config: &StoreConfig, id: PeerId, applied: Index, region: RegionId) -> Config {
+    let mut core = Config::new(id);
+    core.election_ticks = config.election_ticks;
+    core.heartbeat_ticks = config.heartbeat_ticks;
+    core.applied = applied;
+    core.async_storage_writes = true;
+    core.append_bytes_max = config.append_bytes_max;
+    core.committed_bytes_max = config.committed_bytes_max;
+    core.uncommitted_bytes_max = config.uncommitted_bytes_max;
+    core.inflight_messages_max = config.inflight_messages_max;
+    core.inflight_bytes_max = config.inflight_bytes_max;
+    core.check_quorum = true;
+    core.pre_vote = true;
+    core.read_only = ReadOnlyOption::Safe;
+    core.disable_proposal_forwarding = true;
+    core.seed = config.seed ^ id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ region.0.rotate_left(32);
+    core
+}

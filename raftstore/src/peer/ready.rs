@@ -1,0 +1,317 @@
+//! Stepping the core and carrying out what it decides.
+
+use flotilla_raft::{Message, MessageKind, ProgressState, Ready, Role, SoftState};
+use flotilla_region::{PeerId, StoreId};
+
+use super::{Peer, Phase};
+use crate::error::RequestError;
+use crate::msg::{
+    Applied, ApplyMsg, ApplyTask, Effect, InstallSnapshot, LogMsg, LogTask, Outgoing, ReceivedSnapshot,
+};
+use crate::placement::PlacementMsg;
+use crate::shared::Counters;
+use crate::snapshot::SnapshotMsg;
+use crate::state::LogId;
+use crate::time::Time;
+use crate::wire;
+use crate::worker::Env;
+
+/// Context that the core puts into the votes of a leadership transfer; such votes override the promise.
+const TRANSFER_CONTEXT: &[u8] = b"CampaignTransfer";
+
+impl Peer {
+    /// A message from another peer.
+    pub(crate) fn step(&mut self, from_store: StoreId, message: Message, env: &mut Env) {
+        if matches!(self.phase, Phase::Closing | Phase::Stopped) || self.breaks_promise(&message, env.now) {
+            return;
+        }
+        if self.region.peer(message.from).is_none() {
+            self.senders.insert(message.from, from_store);
+        }
+        // Refusals are the core's answers to stale or impossible messages; there is nothing to do about them.
+        let _ = self.node.step(message);
+    }
+
+    /// Whether answering this vote request could break a promise made before the process restarted (trap T22).
+    fn breaks_promise(&self, message: &Message, now: Time) -> bool {
+        matches!(message.kind, MessageKind::Vote | MessageKind::PreVote)
+            && now < self.silent_until
+            && message.context != TRANSFER_CONTEXT
+    }
+
+    /// The log writer finished a task of this life of the peer.
+    pub(crate) fn on_persisted(&mut self, responses: Vec<Message>) {
+        for response in responses {
+            let _ = self.node.step(response);
+        }
+    }
+
+    /// End of a turn: proposes what was gathered and carries out everything that the core decides.
+    pub(crate) fn drive(&mut self, env: &mut Env) {
+        self.handle_ready(env);
+        loop {
+            self.flush_writes(env);
+            self.flush_reads(env);
+            if !self.node.has_ready() || !matches!(self.phase, Phase::Live | Phase::Uninitialised) {
+                return;
+            }
+            self.handle_ready(env);
+        }
+    }
+
+    /// Carries out everything that the core has decided.
+    pub(crate) fn handle_ready(&mut self, env: &mut Env) {
+        while matches!(self.phase, Phase::Live | Phase::Uninitialised) && self.node.has_ready() {
+            let ready = self.node.ready();
+            self.carry_out(ready, env);
+        }
+    }
+
+    fn carry_out(&mut self, ready: Ready, env: &mut Env) {
+        if let Some(soft) = ready.soft_state {
+            self.on_soft_state(soft, env);
+        }
+        for message in ready.messages {
+            match message.to {
+                PeerId::APPEND_THREAD => self.persist(message, ready.must_sync, env),
+                PeerId::APPLY_THREAD => self.hand_to_apply(message, env),
+                _ => self.send(message, env),
+            }
+        }
+        for state in &ready.read_states {
+            self.on_read_state(state, env);
+        }
+    }
+
+    fn on_soft_state(&mut self, soft: SoftState, env: &mut Env) {
+        if soft.role != Role::Leader {
+            self.lease.revoke(&env.shared.delegates, self.region.id);
+            self.on_lost_leadership();
+            env.shared.links.placement.send(PlacementMsg::NotLed(self.region.id));
+        } else {
+            Counters::add(&env.shared.counters.elections_won, 1);
+        }
+        if soft.role == Role::Leader || !soft.lead.is_zero() {
+            self.unpark_writes(env);
+        }
+        self.recheck_reads(env);
+    }
+
+    fn send(&mut self, message: Message, env: &mut Env) {
+        let Some(to) = self.find_peer(message.to) else { return };
+        match message.kind {
+            MessageKind::Snapshot => {
+                let (region, from) = (self.region.clone(), self.me);
+                env.shared.links.snapshot.send(SnapshotMsg::Send { region, from, to, message });
+            }
+            kind => {
+                if kind == MessageKind::TimeoutNow {
+                    self.lease.offer(&env.shared.delegates, self.region.id, self.node.term());
+                }
+                let may_create = self.may_create(&message);
+                env.outbox.send(&self.region, self.me, to, message, may_create);
+            }
+        }
+    }
+
+    /// Whether the receiver may need to create its peer for this message.
+    fn may_create(&self, message: &Message) -> bool {
+        match message.kind {
+            MessageKind::Vote | MessageKind::PreVote => true,
+            MessageKind::Append => {
+                self.node.progress(message.to).is_some_and(|p| p.state != ProgressState::Replicate)
+            }
+            MessageKind::Heartbeat => self.node.progress(message.to).is_some_and(|p| p.matched.is_zero()),
+            _ => false,
+        }
+    }
+
+    /// Hands hard state and entries to the log writer, with the responses that they make true.
+    fn persist(&mut self, mut message: Message, must_sync: bool, env: &mut Env) {
+        let hard_state = wire::hard_state_of(&message);
+        let (own, others): (Vec<_>, Vec<_>) =
+            message.responses.into_iter().partition(|r| r.to == self.me.id || r.from.is_storage_thread());
+        let outgoing = others
+            .into_iter()
+            .filter_map(|message| {
+                let to = self.find_peer(message.to)?;
+                Some(Outgoing { region: self.region.clone(), from: self.me, to, message })
+            })
+            .collect();
+        let stale_tail = self.node.storage_mut().append(&message.entries);
+        let task = LogTask {
+            region: self.region.id,
+            peer: self.me.id,
+            incarnation: self.incarnation,
+            hard_state,
+            entries: std::mem::take(&mut message.entries),
+            stale_tail,
+            must_sync: must_sync || message.snapshot.is_some(),
+            outgoing,
+            responses: own,
+            ..LogTask::default()
+        };
+        match message.snapshot {
+            Some(snapshot) => self.install(*snapshot, task, env),
+            None => env.shared.links.log.send(LogMsg::Task(task)),
+        }
+    }
+
+    /// Starts the installation of a snapshot that the core accepted (rule W7). Until it is done the core's Ready is
+    /// not taken, so nothing can be logged or answered on top of it.
+    fn install(&mut self, snapshot: flotilla_raft::Snapshot, mut log: LogTask, env: &mut Env) {
+        let Some(received) = self.snapshot.take().filter(|r| r.meta == snapshot.meta) else {
+            // The core only accepts what `on_snapshot` stepped in the same call.
+            self.phase = Phase::Stopped;
+            return;
+        };
+        self.phase = Phase::Installing;
+        self.lease.revoke(&env.shared.delegates, self.region.id);
+        let at = LogId { index: snapshot.meta.index, term: snapshot.meta.term };
+        log.clear = true;
+        let state = self.node.hard_state();
+        log.hard_state = Some(state);
+        log.base = Some(at);
+        log.delete_from = at.index.next();
+        log.installed = Some((received.descriptor.clone(), at));
+        let install = InstallSnapshot {
+            region: received.descriptor,
+            peer: self.me.id,
+            incarnation: self.incarnation,
+            meta: snapshot.meta,
+            files: received.files,
+            log,
+        };
+        env.shared.links.apply_of(self.region.id).send(ApplyMsg::Snapshot(Box::new(install)));
+    }
+
+    /// A snapshot arrived in full: offers it to the core, which may refuse it as stale.
+    pub(crate) fn on_snapshot(&mut self, received: ReceivedSnapshot, env: &mut Env) {
+        let usable = matches!(self.phase, Phase::Live | Phase::Uninitialised)
+            && received.meta.index > self.applied.index
+            && received.descriptor.peer(self.me.id).is_some()
+            && received.raft.to_peer.as_ref().is_some_and(|to| to.id == self.me.id.0);
+        let header = received.raft.message.clone();
+        let message = header.and_then(|m| wire::snapshot_message(m, received.meta.clone()));
+        let (Some(message), true) = (message, usable) else {
+            env.shared.ranges.lock().unreserve(self.region.id);
+            return;
+        };
+        self.handle_ready(env);
+        self.snapshot = Some(received);
+        let from_store = self.snapshot.as_ref().map_or(StoreId::ZERO, |s| s.from_store);
+        self.step(from_store, message, env);
+        self.handle_ready(env);
+        if self.snapshot.take().is_some() {
+            env.shared.ranges.lock().unreserve(self.region.id);
+        }
+    }
+
+    /// The snapshot is durable in `data` and `log`.
+    pub(crate) fn on_snapshot_installed(
+        &mut self,
+        region: flotilla_region::Region,
+        at: LogId,
+        env: &mut Env,
+    ) {
+        if self.phase != Phase::Installing {
+            return;
+        }
+        Counters::add(&env.shared.counters.snapshots_installed, 1);
+        let conf_state = region.conf_state();
+        {
+            let mut ranges = env.shared.ranges.lock();
+            ranges.unreserve(region.id);
+            ranges.take(region.id, region.space, &region.range);
+        }
+        if let Some(me) = region.peer(self.me.id) {
+            self.me = *me;
+        }
+        self.region = std::sync::Arc::new(region);
+        self.node.storage_mut().reset_to_snapshot(at, conf_state);
+        self.applied = at;
+        self.gc.reset(at.index);
+        self.phase = Phase::Live;
+        for waiting in self.writes.take_up_to(at.index) {
+            waiting.callers.fail(&RequestError::Undetermined);
+        }
+    }
+
+    /// Hands committed entries to the apply worker, with the callers that wait for them.
+    fn hand_to_apply(&mut self, message: Message, env: &mut Env) {
+        let Some(last) = message.entries.last().map(|e| e.index) else { return };
+        let waiting = self.writes.take_up_to(last);
+        let term = self.node.term();
+        if self.is_leader() && !self.split_in_flight() {
+            // A quorum acknowledged these entries after they were proposed.
+            let newest = waiting.iter().rev().find(|w| w.term == term);
+            if let Some(waiting) = newest {
+                self.lease.confirm(waiting.proposed_at, env.shared.config.lease_ms);
+            }
+        }
+        env.shared.links.apply_of(self.region.id).send(ApplyMsg::Task(ApplyTask {
+            region: self.region.id,
+            incarnation: self.incarnation,
+            entries: message.entries,
+            waiting,
+            responses: message.responses,
+        }));
+    }
+
+    /// The apply worker finished a task of this life of the peer.
+    pub(crate) fn on_applied(&mut self, applied: Applied, env: &mut Env) {
+        if self.phase == Phase::Closing {
+            return;
+        }
+        if applied.stopped {
+            self.stop(env);
+            return;
+        }
+        self.applied = applied.applied;
+        self.written_bytes += applied.written_bytes;
+        for effect in applied.effects {
+            self.on_effect(effect, env);
+        }
+        if self.phase == Phase::Closing {
+            return;
+        }
+        let conf_state = self.region.conf_state();
+        self.node.storage_mut().set_applied(self.applied, Some(conf_state));
+        for response in applied.responses {
+            let _ = self.node.step(response);
+        }
+        let safe = self.applied.index;
+        // Only what is stable here is applied, so what is applied can be read back from `log`.
+        self.node.storage_mut().evict(env.shared.config.entry_cache_bytes, safe);
+        if self.has_applied_own_term() && !self.split_in_flight() {
+            self.lease.publish(&env.shared.delegates, &self.region, self.me.id, self.node.term());
+        }
+        self.grant_reads(env);
+    }
+
+    fn on_effect(&mut self, effect: Effect, env: &mut Env) {
+        match effect {
+            Effect::Membership { change, region, done } => self.on_membership(&change, region, done, env),
+            Effect::MembershipRefused { done, error } => {
+                if let Some(done) = done {
+                    done(Err(error));
+                }
+            }
+            Effect::Split { regions, done } => self.on_split(regions, done, env),
+        }
+    }
+
+    /// The region cannot go on here: it met a command that this version does not know, or damage. The store serves
+    /// the rest.
+    fn stop(&mut self, env: &mut Env) {
+        tracing::error!(
+            region = self.region.id.0,
+            applied = self.applied.index.0,
+            "region stops on this store"
+        );
+        self.phase = Phase::Stopped;
+        self.lease.revoke(&env.shared.delegates, self.region.id);
+        self.writes.fail_all(self.region.id);
+        self.reads.fail_all(&RequestError::RegionNotFound(self.region.id));
+    }
+}

@@ -1,0 +1,104 @@
+//! From what is on disk to running regions.
+
+use std::sync::Arc;
+
+use flotilla_engine::{Engine, WriteBatch};
+use flotilla_region::{PeerId, Region, RegionId, keys};
+
+use crate::error::StoreError;
+use crate::log_writer::round_record;
+use crate::shared::Shared;
+use crate::state::{LogId, RegionState};
+use crate::worker::RaftWorker;
+
+/// Gives every region that `data` describes to its raft worker. A region whose records contradict each other is left
+/// out, its range stays taken, and the store serves the rest.
+pub(crate) fn restore_regions(shared: &Arc<Shared>, workers: &mut [RaftWorker]) -> Result<(), StoreError> {
+    let now = shared.clock.now();
+    for (region, applied) in load_regions(&*shared.engine)? {
+        let number = (region.id.0 % workers.len() as u64) as usize;
+        match workers[number].restore(region.clone(), applied, now) {
+            Ok(()) => {}
+            Err(error @ StoreError::Engine(flotilla_engine::Error::Io(_))) => return Err(error),
+            Err(error) => {
+                tracing::error!(region = region.id.0, %error, "region is damaged and stays out of service");
+                shared.ranges.lock().take(region.id, region.space, &region.range);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// All regions that live on this disk, with their applied positions.
+pub(crate) fn load_regions(engine: &dyn Engine) -> Result<Vec<(Region, LogId)>, StoreError> {
+    let mut regions = Vec::new();
+    let mut damaged = false;
+    let (start, end) = keys::region_bounds();
+    let view = engine.snapshot();
+    view.scan(&start, &end, &mut |key, value| {
+        if keys::parse_region_state(key).is_some() {
+            match RegionState::decode(bytes::Bytes::copy_from_slice(value)) {
+                Some(RegionState::Normal(region)) => regions.push(region),
+                Some(RegionState::Tombstone { .. }) => {}
+                None => damaged = true,
+            }
+        }
+        true
+    })?;
+    if damaged {
+        return Err(StoreError::Damaged("region descriptor"));
+    }
+    let with_applied = regions.into_iter().map(|region| {
+        let value = view.get(&keys::apply_state(region.id))?.ok_or(StoreError::Damaged("apply state"))?;
+        let applied = LogId::decode(value).ok_or(StoreError::Damaged("apply state"))?;
+        Ok((region, applied))
+    });
+    with_applied.collect()
+}
+
+/// Deletes logs of peers whose tombstone is on disk (their deletion waited for it, rule W4). Returns the last round
+/// that `log` knows.
+pub(crate) fn clean_log(engine: &dyn Engine) -> Result<u64, StoreError> {
+    let mut batch = WriteBatch::new();
+    let (mut start, end) = keys::log_bounds();
+    while let Some((region, peer)) = first_peer(engine, &start, &end)? {
+        let (peer_start, peer_end) = keys::log_peer_bounds(region, peer);
+        let state = engine.get(&keys::region_state(region))?.and_then(RegionState::decode);
+        if matches!(state, Some(RegionState::Tombstone { peer: removed, .. }) if removed >= peer) {
+            batch.delete_range(&peer_start, &peer_end);
+        }
+        start = peer_end.to_vec();
+    }
+    let stored = engine.log_get(keys::LOG_ROUND)?;
+    let round = match stored.as_deref().and_then(|v| v.get(..8)).and_then(|v| v.try_into().ok()) {
+        Some(bytes) => u64::from_be_bytes(bytes),
+        None => 0,
+    };
+    if batch.is_empty() {
+        return Ok(round);
+    }
+    batch.put(keys::LOG_ROUND, &round_record(round + 1, round));
+    engine.log_write(&batch)?;
+    engine.log_sync()?;
+    Ok(round + 1)
+}
+
+fn first_peer(
+    engine: &dyn Engine,
+    start: &[u8],
+    end: &[u8],
+) -> Result<Option<(RegionId, PeerId)>, StoreError> {
+    let mut found = None;
+    engine.log_scan(start, end, &mut |key, _| {
+        found = match keys::parse_log_key(key) {
+            Some(
+                keys::LogKey::HardState(region, peer)
+                | keys::LogKey::Base(region, peer)
+                | keys::LogKey::Entry(region, peer, _),
+            ) => Some((region, peer)),
+            _ => None,
+        };
+        found.is_none()
+    })?;
+    Ok(found)
+}

@@ -1,0 +1,284 @@
+//! What the workers of one store share. Everything here is small, locked briefly, and never iterated where the order
+//! could differ between runs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use flotilla_engine::Engine;
+use flotilla_placement::IdPool;
+use flotilla_region::{KeyRange, PeerId, RegionId, Space};
+use parking_lot::Mutex;
+
+use crate::config::StoreConfig;
+use crate::error::StoreError;
+use crate::local_reader::Delegates;
+use crate::machine::StateMachine;
+use crate::mailbox::Address;
+use crate::msg::{ApplyMsg, LogMsg, RaftMsg};
+use crate::outbox::FrameOrigin;
+use crate::placement::PlacementMsg;
+use crate::snapshot::SnapshotMsg;
+use crate::state::LogId;
+use crate::time::Clock;
+
+/// Told the first error that ends the store. The wiring ends the process; a simulator marks the store dead.
+pub type FatalHook = Arc<dyn Fn(&StoreError) + Send + Sync>;
+
+/// Addresses of all workers.
+#[derive(Clone)]
+pub(crate) struct Links {
+    pub raft: Vec<Address<RaftMsg>>,
+    pub apply: Vec<Address<ApplyMsg>>,
+    pub log: Address<LogMsg>,
+    pub snapshot: Address<SnapshotMsg>,
+    pub placement: Address<PlacementMsg>,
+}
+
+impl Links {
+    /// The raft worker that owns a region.
+    pub(crate) fn raft_of(&self, region: RegionId) -> &Address<RaftMsg> {
+        &self.raft[(region.0 % self.raft.len() as u64) as usize]
+    }
+
+    /// The apply worker that owns a region.
+    pub(crate) fn apply_of(&self, region: RegionId) -> &Address<ApplyMsg> {
+        &self.apply[(region.0 % self.apply.len() as u64) as usize]
+    }
+}
+
+/// Shared state of a store.
+pub(crate) struct Shared {
+    pub config: StoreConfig,
+    pub origin: FrameOrigin,
+    pub engine: Arc<dyn Engine>,
+    pub clock: Arc<dyn Clock>,
+    pub user: Arc<dyn StateMachine>,
+    pub meta: Arc<dyn StateMachine>,
+    pub links: Links,
+    pub delegates: Delegates,
+    pub ranges: Mutex<StoreRanges>,
+    /// Ids that this store holds in advance, so that splits go on without the placement leader.
+    pub ids: Mutex<IdPool>,
+    /// Bytes of requests in the store.
+    pub pending_bytes: Arc<AtomicU64>,
+    /// Applied positions that changed since the last checkpoint, published after the write returned.
+    pub dirty: Mutex<BTreeMap<RegionId, (PeerId, LogId)>>,
+    pub counters: Counters,
+    fatal: FatalHook,
+    failed: AtomicBool,
+}
+
+impl Shared {
+    #[allow(clippy::too_many_arguments, reason = "called once, by Store::open")]
+    pub(crate) fn new(
+        config: StoreConfig,
+        origin: FrameOrigin,
+        engine: Arc<dyn Engine>,
+        clock: Arc<dyn Clock>,
+        user: Arc<dyn StateMachine>,
+        meta: Arc<dyn StateMachine>,
+        links: Links,
+        fatal: FatalHook,
+    ) -> Self {
+        Self {
+            config,
+            origin,
+            engine,
+            clock,
+            user,
+            meta,
+            links,
+            delegates: Delegates::default(),
+            ranges: Mutex::default(),
+            ids: Mutex::default(),
+            pending_bytes: Arc::default(),
+            dirty: Mutex::default(),
+            counters: Counters::default(),
+            fatal,
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    /// The store cannot go on. Workers do nothing afterwards: no acknowledgement may follow a failed write.
+    pub(crate) fn fail(&self, error: &StoreError) {
+        if !self.failed.swap(true, Ordering::SeqCst) {
+            tracing::error!(%error, "store stops");
+            (self.fatal)(error);
+        }
+    }
+
+    /// Whether the store has stopped.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::SeqCst)
+    }
+
+    /// The state machine of a key space.
+    pub(crate) fn machine(&self, space: Space) -> &dyn StateMachine {
+        match space {
+            Space::User => &*self.user,
+            Space::Meta => &*self.meta,
+        }
+    }
+}
+
+/// Event counts of a store since it started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// WAL syncs.
+    pub log_syncs: AtomicU64,
+    /// Batches written to `log`.
+    pub log_batches: AtomicU64,
+    /// Entries written to `log`.
+    pub log_entries: AtomicU64,
+    /// Bytes of entries written to `log`.
+    pub log_entry_bytes: AtomicU64,
+    /// Entries applied.
+    pub applied_entries: AtomicU64,
+    /// Commands applied.
+    pub applied_commands: AtomicU64,
+    /// Batches written to `data`.
+    pub apply_batches: AtomicU64,
+    /// Entries proposed by leaders here.
+    pub proposals: AtomicU64,
+    /// Commands in those entries.
+    pub proposed_commands: AtomicU64,
+    /// Read requests granted by a read index round.
+    pub read_index_grants: AtomicU64,
+    /// Elections won here.
+    pub elections_won: AtomicU64,
+    /// Regions split here as leader.
+    pub splits: AtomicU64,
+    /// Snapshots installed here.
+    pub snapshots_installed: AtomicU64,
+    /// Checkpoints completed.
+    pub checkpoints: AtomicU64,
+}
+
+impl Counters {
+    /// Adds to a counter.
+    pub(crate) fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// All counters with their names.
+    pub fn list(&self) -> Vec<(&'static str, u64)> {
+        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        vec![
+            ("log_syncs", get(&self.log_syncs)),
+            ("log_batches", get(&self.log_batches)),
+            ("log_entries", get(&self.log_entries)),
+            ("log_entry_bytes", get(&self.log_entry_bytes)),
+            ("applied_entries", get(&self.applied_entries)),
+            ("applied_commands", get(&self.applied_commands)),
+            ("apply_batches", get(&self.apply_batches)),
+            ("proposals", get(&self.proposals)),
+            ("proposed_commands", get(&self.proposed_commands)),
+            ("read_index_grants", get(&self.read_index_grants)),
+            ("elections_won", get(&self.elections_won)),
+            ("splits", get(&self.splits)),
+            ("snapshots_installed", get(&self.snapshots_installed)),
+            ("checkpoints", get(&self.checkpoints)),
+        ]
+    }
+}
+
+/// Which key ranges are taken on this store.
+///
+/// Invariant: the ranges of initialised regions and the reservations of snapshots are disjoint (trap T9).
+#[derive(Default)]
+pub(crate) struct StoreRanges {
+    /// By space and start key.
+    taken: BTreeMap<(Space, Bytes), (RegionId, KeyRange)>,
+    /// Key in `taken` of each region.
+    places: BTreeMap<RegionId, (Space, Bytes)>,
+    reserved: BTreeMap<RegionId, (Space, KeyRange)>,
+}
+
+impl StoreRanges {
+    /// Regions other than `except` whose range overlaps.
+    pub(crate) fn overlapping(&self, space: Space, range: &KeyRange, except: RegionId) -> Vec<RegionId> {
+        let below =
+            self.taken.range(..=(space, range.start.clone())).next_back().filter(|((s, _), _)| *s == space);
+        let inside = self
+            .taken
+            .range((space, range.start.clone())..)
+            .take_while(|((s, start), _)| *s == space && range.is_before_end(start));
+        let mut found: Vec<RegionId> = below
+            .into_iter()
+            .chain(inside)
+            .filter(|(_, (id, taken))| *id != except && taken.overlaps(range))
+            .map(|(_, (id, _))| *id)
+            .collect();
+        found.dedup();
+        found
+    }
+
+    /// Takes a range for an initialised region, in place of what it had.
+    pub(crate) fn take(&mut self, region: RegionId, space: Space, range: &KeyRange) {
+        self.release(region);
+        self.places.insert(region, (space, range.start.clone()));
+        self.taken.insert((space, range.start.clone()), (region, range.clone()));
+    }
+
+    /// Gives up the range of a region.
+    pub(crate) fn release(&mut self, region: RegionId) {
+        if let Some(place) = self.places.remove(&region)
+            && self.taken.get(&place).is_some_and(|(id, _)| *id == region)
+        {
+            self.taken.remove(&place);
+        }
+    }
+
+    /// Replaces the parent of a split by its parts.
+    pub(crate) fn split(&mut self, parts: &[flotilla_region::Region]) {
+        parts.iter().for_each(|part| self.release(part.id));
+        parts.iter().for_each(|part| self.take(part.id, part.space, &part.range));
+    }
+
+    /// Reserves a range for a snapshot of `region`, unless another region or reservation is in the way.
+    pub(crate) fn reserve(&mut self, region: RegionId, space: Space, range: &KeyRange) -> bool {
+        let clash =
+            self.reserved.iter().any(|(id, (s, r))| *id != region && *s == space && r.overlaps(range));
+        if clash || !self.overlapping(space, range, region).is_empty() {
+            return false;
+        }
+        self.reserved.insert(region, (space, range.clone()));
+        true
+    }
+
+    /// Gives a reservation up.
+    pub(crate) fn unreserve(&mut self, region: RegionId) {
+        self.reserved.remove(&region);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlaps_are_found_at_both_edges() {
+        let mut ranges = StoreRanges::default();
+        ranges.take(RegionId(2), Space::User, &KeyRange::new("b", "d"));
+        ranges.take(RegionId(3), Space::User, &KeyRange::new("d", ""));
+        let overlapping = |r: &StoreRanges, start: &'static str, end: &'static str| {
+            r.overlapping(Space::User, &KeyRange::new(start, end), RegionId(9))
+        };
+        assert_eq!(overlapping(&ranges, "a", "b"), []);
+        assert_eq!(overlapping(&ranges, "a", "c"), [RegionId(2)]);
+        assert_eq!(overlapping(&ranges, "c", "e"), [RegionId(2), RegionId(3)]);
+        assert_eq!(overlapping(&ranges, "", ""), [RegionId(2), RegionId(3)]);
+        assert!(ranges.reserve(RegionId(4), Space::User, &KeyRange::new("", "b")));
+        assert!(
+            !ranges.reserve(RegionId(5), Space::User, &KeyRange::new("a", "b")),
+            "reservations exclude each other"
+        );
+        assert!(
+            !ranges.reserve(RegionId(5), Space::User, &KeyRange::new("c", "d")),
+            "a live region is in the way"
+        );
+        assert!(ranges.reserve(RegionId(5), Space::Meta, &KeyRange::new("c", "d")), "spaces are apart");
+    }
+}

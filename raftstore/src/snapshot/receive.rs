@@ -1,0 +1,222 @@
+//! The receiving side.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flotilla_engine::SstWriter;
+use flotilla_proto::flotilla as pb;
+use flotilla_proto::flotilla::snapshot_chunk::Part;
+use flotilla_proto::flotilla::snapshot_reply::Kind;
+use flotilla_raft::SnapshotMeta;
+use flotilla_region::{Index, KeyRange, RegionId, Space, StoreId, Term, keys};
+
+use super::chunk_crc;
+use crate::config::WIRE_VERSION;
+use crate::msg::{RaftMsg, ReceivedSnapshot};
+use crate::shared::Shared;
+use crate::time::Time;
+use crate::transport::{ReplyTo, StreamId};
+use crate::wire;
+
+/// Snapshots on their way in. Invariant: every open one holds a reservation of its region's range.
+pub(super) struct Receiver {
+    shared: Arc<Shared>,
+    streams: BTreeMap<StreamId, Incoming>,
+}
+
+struct Incoming {
+    region: RegionId,
+    space: Space,
+    range: KeyRange,
+    from_store: StoreId,
+    raft: pb::RaftMessage,
+    writer: Box<dyn SstWriter>,
+    reply: ReplyTo,
+    keys: u64,
+    crc: crc32fast::Hasher,
+    last_progress: Time,
+}
+
+impl Receiver {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, streams: BTreeMap::new() }
+    }
+
+    /// A store asks for a slot.
+    pub(super) fn on_opened(
+        &mut self,
+        stream: StreamId,
+        header: pb::SnapshotHeader,
+        reply: ReplyTo,
+        now: Time,
+    ) {
+        match self.reserve(header, reply, now) {
+            Ok(incoming) => {
+                answer(&incoming.reply, Kind::Ready, "");
+                self.streams.insert(stream, incoming);
+            }
+            Err((reply, kind, why)) => answer(&reply, kind, why),
+        }
+    }
+
+    fn reserve(
+        &self,
+        header: pb::SnapshotHeader,
+        reply: ReplyTo,
+        now: Time,
+    ) -> Result<Incoming, (ReplyTo, Kind, &'static str)> {
+        let origin = self.shared.origin;
+        if header.version > WIRE_VERSION {
+            return Err((reply, Kind::Refused, "newer format"));
+        }
+        if header.cluster_id != origin.cluster.0 || header.to_store != origin.store.0 {
+            return Err((reply, Kind::Refused, "meant for another store"));
+        }
+        let Some(raft) = header.message else { return Err((reply, Kind::Refused, "no message")) };
+        let region = RegionId(raft.region_id);
+        let busy = self.streams.len() >= self.shared.config.snapshot_receive_max
+            || self.streams.values().any(|i| i.region == region);
+        if busy {
+            return Err((reply, Kind::Busy, "no free slot"));
+        }
+        let space = if raft.meta_space { Space::Meta } else { Space::User };
+        let range = KeyRange { start: raft.start_key.clone(), end: raft.end_key.clone() };
+        if !self.shared.ranges.lock().reserve(region, space, &range) {
+            return Err((reply, Kind::Refused, "overlaps another region"));
+        }
+        let (start, end) = keys::data_bounds(space, &range);
+        let writer = self
+            .shared
+            .engine
+            .sst_writer()
+            .and_then(|mut writer| writer.clear(&start, &end).map(|()| writer));
+        let Ok(writer) = writer else {
+            self.shared.ranges.lock().unreserve(region);
+            return Err((reply, Kind::Busy, "cannot write"));
+        };
+        Ok(Incoming {
+            region,
+            space,
+            range,
+            from_store: StoreId(header.from_store),
+            raft,
+            writer,
+            reply,
+            keys: 0,
+            crc: crc32fast::Hasher::new(),
+            last_progress: now,
+        })
+    }
+
+    /// The next part of a stream.
+    pub(super) fn on_chunk(&mut self, stream: StreamId, chunk: pb::SnapshotChunk, now: Time) {
+        let Some(incoming) = self.streams.get_mut(&stream) else { return };
+        incoming.last_progress = now;
+        match chunk.part {
+            Some(Part::Data(data)) => {
+                if let Err(why) = incoming.add(&data) {
+                    self.refuse(stream, why);
+                }
+            }
+            Some(Part::Trailer(trailer)) => self.complete(stream, &trailer),
+            _ => self.refuse(stream, "unexpected part"),
+        }
+    }
+
+    fn complete(&mut self, stream: StreamId, trailer: &pb::SnapshotTrailer) {
+        let Some(incoming) = self.streams.remove(&stream) else { return };
+        let region = incoming.region;
+        match self.finish(incoming, trailer) {
+            Ok((received, reply)) => {
+                self.shared.links.raft_of(region).send(RaftMsg::SnapshotReceived(received));
+                answer(&reply, Kind::Done, "");
+            }
+            Err((reply, why)) => {
+                self.shared.ranges.lock().unreserve(region);
+                answer(&reply, Kind::Refused, why);
+            }
+        }
+    }
+
+    fn finish(
+        &self,
+        incoming: Incoming,
+        trailer: &pb::SnapshotTrailer,
+    ) -> Result<(ReceivedSnapshot, ReplyTo), (ReplyTo, &'static str)> {
+        let Incoming { region, space, range, from_store, raft, writer, reply, keys, crc, .. } = incoming;
+        if trailer.keys != keys || trailer.crc != crc.finalize() {
+            return Err((reply, "checksum does not match"));
+        }
+        let (Some(descriptor), Some(conf_state)) = (trailer.region.as_ref(), trailer.conf_state.as_ref())
+        else {
+            return Err((reply, "incomplete trailer"));
+        };
+        let descriptor = wire::region_from_wire(descriptor);
+        // The region may have shrunk since the header; if it grew, the sender has to start again.
+        if descriptor.id != region || descriptor.space != space || !range.contains_range(&descriptor.range) {
+            return Err((reply, "the region changed"));
+        }
+        let meta = SnapshotMeta {
+            index: Index(trailer.index),
+            term: Term(trailer.term),
+            conf_state: wire::conf_state_from_wire(conf_state),
+        };
+        if meta.conf_state != descriptor.conf_state() {
+            return Err((reply, "membership does not match"));
+        }
+        match writer.finish() {
+            Ok(file) => {
+                Ok((ReceivedSnapshot { from_store, raft, descriptor, meta, files: vec![file] }, reply))
+            }
+            Err(_) => Err((reply, "cannot write")),
+        }
+    }
+
+    fn refuse(&mut self, stream: StreamId, why: &'static str) {
+        if let Some(incoming) = self.streams.remove(&stream) {
+            tracing::warn!(region = incoming.region.0, why, "snapshot refused");
+            self.shared.ranges.lock().unreserve(incoming.region);
+            answer(&incoming.reply, Kind::Refused, why);
+        }
+    }
+
+    /// The sender went away.
+    pub(super) fn on_closed(&mut self, stream: StreamId) {
+        if let Some(incoming) = self.streams.remove(&stream) {
+            self.shared.ranges.lock().unreserve(incoming.region);
+        }
+    }
+
+    /// Gives up streams without progress.
+    pub(super) fn expire(&mut self, now: Time) {
+        let limit = self.shared.config.snapshot_timeout_ms;
+        let stuck =
+            self.streams.iter().filter(|(_, i)| now.ms_since(i.last_progress) >= limit).map(|(s, _)| *s);
+        for stream in stuck.collect::<Vec<_>>() {
+            self.refuse(stream, "timed out");
+        }
+    }
+}
+
+impl Incoming {
+    fn add(&mut self, data: &pb::SnapshotData) -> Result<(), &'static str> {
+        if data.keys.len() != data.values.len() {
+            return Err("malformed part");
+        }
+        if chunk_crc(data, &mut self.crc) != data.crc {
+            return Err("checksum does not match");
+        }
+        for (key, value) in data.keys.iter().zip(&data.values) {
+            if !self.range.contains(key) {
+                return Err("key outside the region");
+            }
+            self.writer.put(&keys::data_key(self.space, key), value).map_err(|_| "cannot write")?;
+        }
+        self.keys += data.keys.len() as u64;
+        Ok(())
+    }
+}
+
+fn answer(reply: &ReplyTo, kind: Kind, reason: &str) {
+    reply(pb::SnapshotReply { kind: kind as i32, reason: reason.into() });
+}

@@ -1,0 +1,386 @@
+//! The store as its embedder sees it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flotilla_engine::{Engine, WriteBatch};
+use flotilla_proto::flotilla as pb;
+use flotilla_region::{
+    ClusterId, KeyRange, Peer as PeerInfo, PeerId, PeerRole, Region, RegionEpoch, RegionId, Space, StoreId,
+    keys, sentinel_start,
+};
+
+use crate::admin::split::INIT_LOG;
+use crate::apply::ApplyWorker;
+use crate::background::{Background, BackgroundMsg};
+use crate::config::{FORMAT, FORMAT_READ_MIN, StoreConfig, WIRE_VERSION};
+use crate::error::{RequestError, StoreError};
+use crate::local_reader::LocalRead;
+use crate::log_writer::LogWriter;
+use crate::machine::StateMachine;
+use crate::mailbox::{Address, Mailbox, Turn};
+use crate::msg::{
+    AdminCommand, AdminDone, AdminRequest, ApplyMsg, LogMsg, PeerStatus, Quota, RaftMsg, ReadDone,
+    ReadRequest, RegionContext, WriteDone, WriteRequest,
+};
+use crate::outbox::{FrameOrigin, Outbox};
+use crate::placement::PlacementMsg;
+use crate::recovery;
+use crate::shared::{Counters, FatalHook, Links, Shared};
+use crate::snapshot::{SnapshotMsg, SnapshotWorker};
+use crate::state::{RegionState, StoreIdent};
+use crate::time::Clock;
+use crate::transport::{SnapshotEvent, Transport};
+use crate::wire;
+use crate::worker::{Env, RaftWorker};
+
+/// What an embedder provides to a store besides its configuration.
+pub struct Seams {
+    /// The disk.
+    pub engine: Arc<dyn Engine>,
+    /// The network.
+    pub transport: Arc<dyn Transport>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// The state machine of user regions.
+    pub machine: Arc<dyn StateMachine>,
+    /// Told the error that ends the store.
+    pub fatal: FatalHook,
+}
+
+/// A handle on a running store; cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    background: Address<BackgroundMsg>,
+}
+
+/// The state machines of an open store. The wiring gives each a thread that loops around `turn`; a simulator takes
+/// turns itself.
+pub struct Workers {
+    /// All of them, in a fixed order.
+    pub turns: Vec<Box<dyn Turn>>,
+}
+
+impl Store {
+    /// Who the store on this disk is; `None` for an empty disk.
+    ///
+    /// # Errors
+    /// The format is not readable by this version, or the record is damaged.
+    pub fn ident(engine: &dyn Engine) -> Result<Option<StoreIdent>, StoreError> {
+        let Some(value) = engine.get(keys::STORE_IDENT)? else { return Ok(None) };
+        let ident = StoreIdent::decode(value).ok_or(StoreError::Damaged("store identity"))?;
+        if ident.format_read_min > FORMAT || ident.format < FORMAT_READ_MIN {
+            return Err(StoreError::Format { found: ident.format, oldest: FORMAT_READ_MIN, newest: FORMAT });
+        }
+        Ok(Some(ident))
+    }
+
+    /// Makes an empty disk a store of an existing cluster. Durable when this returns.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn init(
+        engine: &dyn Engine,
+        cluster: ClusterId,
+        store: StoreId,
+        uuid: Bytes,
+    ) -> Result<StoreIdent, StoreError> {
+        let ident = StoreIdent { format: FORMAT, format_read_min: FORMAT_READ_MIN, cluster, store, uuid };
+        let mut batch = WriteBatch::new();
+        batch.put(keys::STORE_IDENT, &ident.encode());
+        engine.write(&batch)?;
+        engine.flush()?;
+        Ok(ident)
+    }
+
+    /// Founds a cluster: this store alone holds the meta region, one user region and the sentinel. Durable when this
+    /// returns, and harmless to repeat after a crash in between.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn bootstrap(engine: &dyn Engine, cluster: ClusterId, uuid: Bytes) -> Result<StoreIdent, StoreError> {
+        let store = StoreId(1);
+        let mut batch = WriteBatch::new();
+        for region in first_regions(store) {
+            batch.put(&keys::region_state(region.id), &RegionState::Normal(region.clone()).encode());
+            batch.put(&keys::apply_state(region.id), &INIT_LOG.encode());
+        }
+        engine.write(&batch)?;
+        Self::init(engine, cluster, store, uuid)
+    }
+
+    /// Opens an initialised disk: loads every region, and returns the handle and the workers that must run for it to
+    /// do anything. Committed entries that `data` lost are applied again by the ordinary workers; until a region has
+    /// caught up it serves nothing.
+    ///
+    /// # Errors
+    /// `Uninitialised`, a contradictory configuration, damage that concerns the whole store, or I/O.
+    pub fn open(config: StoreConfig, seams: Seams) -> Result<(Self, Workers), StoreError> {
+        config.check().map_err(StoreError::Config)?;
+        let ident = Self::ident(&*seams.engine)?.ok_or(StoreError::Uninitialised)?;
+        let boxes = Mailboxes::new(&config);
+        let origin = FrameOrigin { cluster: ident.cluster, store: ident.store };
+        let Seams { engine, transport, clock, machine, fatal } = seams;
+        let meta = Arc::new(crate::placement::MetaMachine);
+        let links = boxes.links.clone();
+        let shared = Arc::new(Shared::new(config, origin, engine, clock, machine, meta, links, fatal));
+        let background = boxes.background.0.clone();
+        let workers = build_workers(&shared, &transport, boxes, &ident)?;
+        Ok((Self { shared, background }, workers))
+    }
+
+    /// Cluster and store.
+    pub fn id(&self) -> (ClusterId, StoreId) {
+        (self.shared.origin.cluster, self.shared.origin.store)
+    }
+
+    /// The store's configuration.
+    pub fn config(&self) -> &StoreConfig {
+        &self.shared.config
+    }
+
+    /// The store's disk, for reads under a [`LocalRead`].
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.shared.engine
+    }
+
+    /// The store's clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.shared.clock
+    }
+
+    /// Event counts.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Whether the store has met a fatal error.
+    pub fn has_failed(&self) -> bool {
+        self.shared.has_failed()
+    }
+
+    // ---- from the network ----
+
+    /// Takes a frame from another store. A stranger's is refused: another cluster, meant for another store, or of a
+    /// newer format.
+    ///
+    /// # Errors
+    /// A word on why it was refused.
+    pub fn on_frame(&self, frame: pb::StoreFrame) -> Result<(), &'static str> {
+        let origin = self.shared.origin;
+        if frame.version > WIRE_VERSION {
+            return Err("newer wire format");
+        }
+        if frame.cluster_id != origin.cluster.0 {
+            return Err("another cluster");
+        }
+        if frame.to_store != origin.store.0 || frame.from_store == 0 {
+            return Err("meant for another store");
+        }
+        let from = StoreId(frame.from_store);
+        self.spread_messages(frame.messages);
+        for (columns, response) in [(frame.heartbeats, false), (frame.heartbeat_responses, true)] {
+            if let Some(columns) = columns {
+                let cells = wire::heartbeat_cells(columns, response).ok_or("malformed heartbeats")?;
+                self.spread_heartbeats(from, cells);
+            }
+        }
+        if !frame.placement.is_empty() {
+            self.shared.links.placement.send(PlacementMsg::Frame(from, frame.placement));
+        }
+        Ok(())
+    }
+
+    fn spread_messages(&self, messages: Vec<pb::RaftMessage>) {
+        let workers = &self.shared.links.raft;
+        let mut lists: Vec<Vec<pb::RaftMessage>> = Vec::new();
+        lists.resize_with(workers.len(), Vec::new);
+        for message in messages {
+            lists[(message.region_id % workers.len() as u64) as usize].push(message);
+        }
+        for (worker, list) in workers.iter().zip(lists) {
+            if !list.is_empty() {
+                worker.send(RaftMsg::Network(list));
+            }
+        }
+    }
+
+    fn spread_heartbeats(&self, from: StoreId, cells: Vec<wire::HeartbeatCell>) {
+        let workers = &self.shared.links.raft;
+        let mut lists: Vec<Vec<wire::HeartbeatCell>> = Vec::new();
+        lists.resize_with(workers.len(), Vec::new);
+        for cell in cells {
+            lists[(cell.region.0 % workers.len() as u64) as usize].push(cell);
+        }
+        for (worker, list) in workers.iter().zip(lists) {
+            if !list.is_empty() {
+                worker.send(RaftMsg::Heartbeats(from, list));
+            }
+        }
+    }
+
+    /// News of a snapshot stream.
+    pub fn on_snapshot_event(&self, event: SnapshotEvent) {
+        self.shared.links.snapshot.send(SnapshotMsg::Event(event));
+    }
+
+    /// A store cannot be reached.
+    pub fn on_unreachable(&self, store: StoreId) {
+        self.shared.links.raft.iter().for_each(|worker| worker.send(RaftMsg::Unreachable(store)));
+    }
+
+    // ---- from clients ----
+
+    /// Replicates a command. `done` is called exactly once: with the state machine's reply after it was applied, or
+    /// with the reason why it was not, or is not known to have been.
+    pub fn write(&self, context: RegionContext, command: Bytes, done: WriteDone) {
+        let bytes = command.len() as u64;
+        let limit = self.shared.config.pending_bytes_max;
+        match Quota::take(&self.shared.pending_bytes, bytes, limit) {
+            Some(quota) => {
+                let request = WriteRequest { context, command, done, quota };
+                self.shared.links.raft_of(context.region).send(RaftMsg::Write(request));
+            }
+            None => done(Err(RequestError::Busy)),
+        }
+    }
+
+    /// Starts a read on the caller's thread, under the leader's lease. `None`: use [`Store::read`].
+    pub fn begin_local_read(&self, context: &RegionContext) -> Option<LocalRead> {
+        LocalRead::begin(&self.shared.delegates, &*self.shared.clock, context)
+    }
+
+    /// Asks for a linearizable view of a region; with `replica`, of a follower.
+    pub fn read(&self, context: RegionContext, replica: bool, done: ReadDone) {
+        let request = ReadRequest { context, replica, done };
+        self.shared.links.raft_of(context.region).send(RaftMsg::Read(request));
+    }
+
+    // ---- from operators ----
+
+    /// Changes a region itself. Only its leader can.
+    pub fn admin(
+        &self,
+        region: RegionId,
+        epoch: Option<RegionEpoch>,
+        command: AdminCommand,
+        done: AdminDone,
+    ) {
+        let request = AdminRequest { region, epoch, command, done };
+        self.shared.links.raft_of(region).send(RaftMsg::Admin(request));
+    }
+
+    /// Takes region or peer ids from the window that this store holds; `None` until the placement leader refills it.
+    pub fn take_ids(&self, n: usize) -> Option<Vec<u64>> {
+        let ids = self.shared.ids.lock().take_many(n);
+        self.shared.links.placement.send(PlacementMsg::IdsLow);
+        ids
+    }
+
+    /// Tells the state of every peer, one call per raft worker.
+    pub fn inspect(&self, tell: impl Fn(Vec<PeerStatus>) + Send + Sync + 'static) {
+        let tell = Arc::new(tell);
+        for worker in &self.shared.links.raft {
+            let tell = tell.clone();
+            worker.send(RaftMsg::Inspect(Box::new(move |list| tell(list))));
+        }
+    }
+
+    /// Hands leadership of every region to another store, as far as there is one.
+    pub fn shed_leaders(&self) {
+        self.shared.links.raft.iter().for_each(|worker| worker.send(RaftMsg::ShedLeaders));
+    }
+
+    /// Makes applied data durable and drops what the log no longer needs; `done` is called afterwards.
+    pub fn checkpoint(&self, done: Box<dyn FnOnce() + Send>) {
+        self.background.send(BackgroundMsg::Checkpoint(done));
+    }
+
+    /// Calls `done` when everything that the log writer was given before is durable.
+    pub fn drain_log(&self, done: Box<dyn FnOnce() + Send>) {
+        self.shared.links.log.send(LogMsg::Barrier(done));
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+struct Mailboxes {
+    links: Links,
+    raft: Vec<Mailbox<RaftMsg>>,
+    apply: Vec<Mailbox<ApplyMsg>>,
+    log: Mailbox<LogMsg>,
+    snapshot: Mailbox<SnapshotMsg>,
+    placement: Mailbox<PlacementMsg>,
+    background: (Address<BackgroundMsg>, Mailbox<BackgroundMsg>),
+}
+
+impl Mailboxes {
+    fn new(config: &StoreConfig) -> Self {
+        let (raft_links, raft) = (0..config.raft_workers).map(|_| Mailbox::new()).unzip();
+        let (apply_links, apply) = (0..config.apply_workers).map(|_| Mailbox::new()).unzip();
+        let (log_link, log) = Mailbox::new();
+        let (snapshot_link, snapshot) = Mailbox::new();
+        let (placement_link, placement) = Mailbox::new();
+        let links = Links {
+            raft: raft_links,
+            apply: apply_links,
+            log: log_link,
+            snapshot: snapshot_link,
+            placement: placement_link,
+        };
+        Self { links, raft, apply, log, snapshot, placement, background: Mailbox::new() }
+    }
+}
+
+fn build_workers(
+    shared: &Arc<Shared>,
+    transport: &Arc<dyn Transport>,
+    boxes: Mailboxes,
+    ident: &StoreIdent,
+) -> Result<Workers, StoreError> {
+    let heartbeat_ms = shared.config.heartbeat_ticks as u64 * shared.config.tick_ms;
+    let mut rafts: Vec<RaftWorker> = boxes
+        .raft
+        .into_iter()
+        .enumerate()
+        .map(|(number, mailbox)| {
+            let outbox = Outbox::new(transport.clone(), shared.origin, heartbeat_ms);
+            RaftWorker::new(number, Env::new(shared.clone(), outbox, number as u64), mailbox)
+        })
+        .collect();
+    recovery::restore_regions(shared, &mut rafts)?;
+    let round = recovery::clean_log(&*shared.engine)?;
+    let mut turns: Vec<Box<dyn Turn>> = Vec::new();
+    turns.extend(rafts.into_iter().map(|w| Box::new(w) as Box<dyn Turn>));
+    turns.push(Box::new(LogWriter::new(shared.clone(), transport.clone(), boxes.log, round)));
+    for (number, mailbox) in boxes.apply.into_iter().enumerate() {
+        turns.push(Box::new(ApplyWorker::new(number, shared.clone(), mailbox)));
+    }
+    turns.push(Box::new(SnapshotWorker::new(shared.clone(), transport.clone(), boxes.snapshot)));
+    turns.push(Box::new(Background::new(shared.clone(), boxes.background.0, boxes.background.1)));
+    let _ = (ident, boxes.placement);
+    Ok(Workers { turns })
+}
+
+/// The regions of a new cluster, all on one store.
+fn first_regions(store: StoreId) -> Vec<Region> {
+    let sentinel = sentinel_start();
+    let ranges = [
+        (RegionId::META, Space::Meta, KeyRange::ALL),
+        (RegionId::FIRST_USER, Space::User, KeyRange { start: Bytes::new(), end: sentinel.clone() }),
+        (RegionId::SENTINEL, Space::User, KeyRange { start: sentinel, end: Bytes::new() }),
+    ];
+    ranges
+        .into_iter()
+        .map(|(id, space, range)| Region {
+            id,
+            space,
+            range,
+            epoch: RegionEpoch::INITIAL,
+            peers: vec![PeerInfo { id: PeerId(id.0), store, role: PeerRole::Voter }],
+        })
+        .collect()
+}

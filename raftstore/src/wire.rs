@@ -1,0 +1,224 @@
+//! Between the wire types of `flotilla-proto` and our own. The only module that names them.
+
+use flotilla_proto::{flotilla as pb, metapb};
+use flotilla_raft::{ConfState, Entry, HardState, Message, MessageKind, Snapshot, SnapshotMeta};
+use flotilla_region::{
+    Index, KeyRange, Peer, PeerId, PeerRole, Region, RegionEpoch, RegionId, Space, StoreId, Term,
+};
+
+pub use pb::{PlacementMessage, RaftMessage, StoreFrame};
+
+use crate::state::entry_kind;
+
+/// Kinds of messages that a peer may send another, by number; local kinds are refused.
+const NETWORK_KINDS: [MessageKind; 14] = [
+    MessageKind::Propose,
+    MessageKind::Append,
+    MessageKind::AppendResponse,
+    MessageKind::Vote,
+    MessageKind::VoteResponse,
+    MessageKind::Snapshot,
+    MessageKind::Heartbeat,
+    MessageKind::HeartbeatResponse,
+    MessageKind::TransferLeader,
+    MessageKind::TimeoutNow,
+    MessageKind::ReadIndex,
+    MessageKind::ReadIndexResponse,
+    MessageKind::PreVote,
+    MessageKind::PreVoteResponse,
+];
+
+/// A core message for the wire.
+pub fn message_to_wire(m: Message) -> pb::Message {
+    pb::Message {
+        kind: m.kind as u32,
+        to: m.to.0,
+        from: m.from.0,
+        term: m.term.0,
+        log_term: m.log_term.0,
+        index: m.index.0,
+        entries: m.entries.into_iter().map(entry_to_wire).collect(),
+        commit: m.commit.0,
+        reject: m.reject,
+        reject_hint: m.reject_hint.0,
+        context: m.context,
+        priority: m.priority,
+        request_snapshot: m.request_snapshot.0,
+        commit_term: m.commit_term.0,
+    }
+}
+
+/// A core message from the wire; `None` if it is none that a peer may send.
+pub fn message_from_wire(m: pb::Message) -> Option<Message> {
+    let kind = NETWORK_KINDS.into_iter().find(|k| *k as u32 == m.kind)?;
+    Some(Message {
+        kind,
+        to: PeerId(m.to),
+        from: PeerId(m.from),
+        term: Term(m.term),
+        log_term: Term(m.log_term),
+        index: Index(m.index),
+        entries: m.entries.into_iter().map(entry_from_wire).collect::<Option<_>>()?,
+        commit: Index(m.commit),
+        reject: m.reject,
+        reject_hint: Index(m.reject_hint),
+        context: m.context,
+        priority: m.priority,
+        request_snapshot: Index(m.request_snapshot),
+        commit_term: Term(m.commit_term),
+        ..Message::default()
+    })
+}
+
+fn entry_to_wire(e: Entry) -> pb::Entry {
+    pb::Entry { term: e.term.0, index: e.index.0, kind: e.kind as u32, data: e.data }
+}
+
+fn entry_from_wire(e: pb::Entry) -> Option<Entry> {
+    Some(Entry { term: Term(e.term), index: Index(e.index), kind: entry_kind(e.kind)?, data: e.data })
+}
+
+/// A membership for the wire.
+pub fn conf_state_to_wire(c: &ConfState) -> pb::ConfState {
+    let ids = |list: &[PeerId]| list.iter().map(|p| p.0).collect();
+    pb::ConfState {
+        voters: ids(&c.voters),
+        voters_outgoing: ids(&c.voters_outgoing),
+        learners: ids(&c.learners),
+        learners_next: ids(&c.learners_next),
+        auto_leave: c.auto_leave,
+    }
+}
+
+/// A peer for the wire.
+pub fn peer_to_wire(p: &Peer) -> metapb::Peer {
+    let role = match p.role {
+        PeerRole::Voter => metapb::PeerRole::Voter,
+        PeerRole::Learner => metapb::PeerRole::Learner,
+        PeerRole::IncomingVoter => metapb::PeerRole::IncomingVoter,
+        PeerRole::DemotingVoter => metapb::PeerRole::DemotingVoter,
+    };
+    metapb::Peer { id: p.id.0, store_id: p.store.0, role: role as i32, is_witness: false }
+}
+
+/// A peer from the wire; unknown roles read as voters, as proto3 demands of enums.
+pub fn peer_from_wire(p: &metapb::Peer) -> Peer {
+    let role = match p.role() {
+        metapb::PeerRole::Voter => PeerRole::Voter,
+        metapb::PeerRole::Learner => PeerRole::Learner,
+        metapb::PeerRole::IncomingVoter => PeerRole::IncomingVoter,
+        metapb::PeerRole::DemotingVoter => PeerRole::DemotingVoter,
+    };
+    Peer { id: PeerId(p.id), store: StoreId(p.store_id), role }
+}
+
+/// An epoch for the wire.
+pub fn epoch_to_wire(e: RegionEpoch) -> metapb::RegionEpoch {
+    metapb::RegionEpoch { conf_ver: e.conf_ver, version: e.version }
+}
+
+/// An epoch from the wire.
+pub fn epoch_from_wire(e: &metapb::RegionEpoch) -> RegionEpoch {
+    RegionEpoch { conf_ver: e.conf_ver, version: e.version }
+}
+
+/// A descriptor for the wire.
+pub fn region_to_wire(r: &Region) -> metapb::Region {
+    metapb::Region {
+        id: r.id.0,
+        start_key: r.range.start.clone(),
+        end_key: r.range.end.clone(),
+        region_epoch: Some(epoch_to_wire(r.epoch)),
+        peers: r.peers.iter().map(peer_to_wire).collect(),
+        meta_space: r.space == Space::Meta,
+    }
+}
+
+/// A descriptor from the wire.
+pub fn region_from_wire(r: &metapb::Region) -> Region {
+    Region {
+        id: RegionId(r.id),
+        space: if r.meta_space { Space::Meta } else { Space::User },
+        range: KeyRange { start: r.start_key.clone(), end: r.end_key.clone() },
+        epoch: r.region_epoch.as_ref().map(epoch_from_wire).unwrap_or_default(),
+        peers: r.peers.iter().map(peer_from_wire).collect(),
+    }
+}
+
+/// A membership from the wire.
+pub fn conf_state_from_wire(c: &pb::ConfState) -> ConfState {
+    let ids = |list: &[u64]| list.iter().map(|p| PeerId(*p)).collect();
+    ConfState {
+        voters: ids(&c.voters),
+        voters_outgoing: ids(&c.voters_outgoing),
+        learners: ids(&c.learners),
+        learners_next: ids(&c.learners_next),
+        auto_leave: c.auto_leave,
+    }
+}
+
+/// The `MsgSnap` that a received snapshot stands for.
+pub fn snapshot_message(header: pb::Message, meta: SnapshotMeta) -> Option<Message> {
+    let mut message = message_from_wire(header)?;
+    message.snapshot = Some(Box::new(Snapshot { meta, data: bytes::Bytes::new() }));
+    Some(message)
+}
+
+/// Adds a heartbeat or its answer to its column form.
+pub(crate) fn push_heartbeat(columns: &mut pb::Heartbeats, region: &Region, message: &Message) {
+    columns.region_id.push(region.id.0);
+    columns.from_peer.push(message.from.0);
+    columns.to_peer.push(message.to.0);
+    columns.term.push(message.term.0);
+    columns.commit.push(message.commit.0);
+    columns.context.push(message.context.clone());
+    columns.conf_ver.push(region.epoch.conf_ver);
+    columns.version.push(region.epoch.version);
+}
+
+/// One heartbeat out of the column form.
+#[derive(Clone, Debug)]
+pub(crate) struct HeartbeatCell {
+    pub region: RegionId,
+    pub epoch: RegionEpoch,
+    pub message: Message,
+}
+
+/// The heartbeats of a frame; `None` if its columns differ in length.
+pub(crate) fn heartbeat_cells(columns: pb::Heartbeats, response: bool) -> Option<Vec<HeartbeatCell>> {
+    let n = columns.region_id.len();
+    let lengths = [
+        columns.from_peer.len(),
+        columns.to_peer.len(),
+        columns.term.len(),
+        columns.commit.len(),
+        columns.context.len(),
+        columns.conf_ver.len(),
+        columns.version.len(),
+    ];
+    if lengths.iter().any(|len| *len != n) {
+        return None;
+    }
+    let kind = if response { MessageKind::HeartbeatResponse } else { MessageKind::Heartbeat };
+    let mut contexts = columns.context.into_iter();
+    let cells = (0..n).map(|i| HeartbeatCell {
+        region: RegionId(columns.region_id[i]),
+        epoch: RegionEpoch { conf_ver: columns.conf_ver[i], version: columns.version[i] },
+        message: Message {
+            kind,
+            from: PeerId(columns.from_peer[i]),
+            to: PeerId(columns.to_peer[i]),
+            term: Term(columns.term[i]),
+            commit: Index(columns.commit[i]),
+            context: contexts.next().unwrap_or_default(),
+            ..Message::default()
+        },
+    });
+    Some(cells.collect())
+}
+
+/// Hard state that a `StorageAppend` message carries; `None` if it did not change.
+pub(crate) fn hard_state_of(message: &Message) -> Option<HardState> {
+    let state = HardState { term: message.term, vote: message.vote, commit: message.commit };
+    (!state.is_empty()).then_some(state)
+}

@@ -1,0 +1,494 @@
+//! The raft worker: owner of the peers with `region_id % raft_workers == number`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_proto::flotilla as pb;
+use flotilla_raft::MessageKind;
+use flotilla_region::{
+    KeyRange, Peer as PeerInfo, PeerId, Region, RegionEpoch, RegionId, Space, StoreId, keys,
+};
+
+use crate::admin::split::INIT_LOG;
+use crate::error::{RequestError, StoreError};
+use crate::mailbox::{Mailbox, Turn};
+use crate::msg::{CreatePeer, Incarnation, LogMsg, LogTask, RaftMsg, ReceivedSnapshot};
+use crate::outbox::{Outbox, raft_message};
+use crate::peer::log::PeerLog;
+use crate::peer::{NewPeer, Peer, Phase};
+use crate::placement::{LedRegion, PlacementMsg};
+use crate::shared::Shared;
+use crate::state::{LogId, RegionState};
+use crate::time::Time;
+use crate::wire::{self, HeartbeatCell};
+
+/// Ticks between looks at what only changes slowly: reports to placement, stale peers.
+const SLOW_TICKS: u64 = 10;
+
+/// What a worker lends to its peers.
+pub(crate) struct Env {
+    pub shared: Arc<Shared>,
+    pub outbox: Outbox,
+    /// Time of the turn.
+    pub now: Time,
+    number: u64,
+    incarnations: u64,
+}
+
+impl Env {
+    pub(crate) fn new(shared: Arc<Shared>, outbox: Outbox, number: u64) -> Self {
+        Self { shared, outbox, now: Time::default(), number, incarnations: 0 }
+    }
+
+    /// A life that no peer of this process had before.
+    pub(crate) fn next_incarnation(&mut self) -> Incarnation {
+        self.incarnations += 1;
+        Incarnation((self.number + 1) << 48 | self.incarnations)
+    }
+}
+
+/// One raft worker.
+pub(crate) struct RaftWorker {
+    number: usize,
+    env: Env,
+    mailbox: Mailbox<RaftMsg>,
+    peers: BTreeMap<RegionId, Peer>,
+    /// Peers to look at before the turn ends.
+    touched: BTreeSet<RegionId>,
+    /// Removed peers whose log goes once their tombstone is durable (rule W4).
+    dead: BTreeSet<(RegionId, PeerId)>,
+    /// What placement was last told of each led region.
+    reported: BTreeMap<RegionId, LedRegion>,
+    next_tick: Time,
+    ticks: u64,
+}
+
+impl RaftWorker {
+    pub(crate) fn new(number: usize, env: Env, mailbox: Mailbox<RaftMsg>) -> Self {
+        Self {
+            number,
+            env,
+            mailbox,
+            peers: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            reported: BTreeMap::new(),
+            next_tick: Time::default(),
+            ticks: 0,
+        }
+    }
+
+    /// Adds a region found on disk.
+    ///
+    /// # Errors
+    /// Its stored state contradicts itself.
+    pub(crate) fn restore(&mut self, region: Region, applied: LogId, now: Time) -> Result<(), StoreError> {
+        self.env.now = now;
+        let me =
+            region.peer_on(self.env.shared.origin.store).copied().ok_or(StoreError::Damaged("descriptor"))?;
+        let engine = self.env.shared.engine.clone();
+        let loaded = PeerLog::load(engine, region.id, me.id, Some(applied), region.conf_state())?;
+        self.env.shared.ranges.lock().take(region.id, region.space, &region.range);
+        let region = Arc::new(region);
+        let alone = region.peers.len() == 1;
+        let new = NewPeer { region: region.clone(), me, applied, loaded, restarted: !alone };
+        let mut peer = Peer::new(new, &mut self.env)?;
+        if alone {
+            // Nobody else can have been promised anything.
+            let _ = peer.node.campaign();
+        }
+        self.touched.insert(region.id);
+        self.peers.insert(region.id, peer);
+        Ok(())
+    }
+
+    fn handle(&mut self, message: RaftMsg) {
+        match message {
+            RaftMsg::Network(messages) => messages.into_iter().for_each(|m| self.on_network(m)),
+            RaftMsg::Heartbeats(from, cells) => cells.into_iter().for_each(|c| self.on_heartbeat(from, c)),
+            RaftMsg::Write(request) => {
+                let region = request.context.region;
+                match self.touch(region) {
+                    Some((peer, env)) => peer.write(request, env),
+                    None => (request.done)(Err(RequestError::RegionNotFound(region))),
+                }
+            }
+            RaftMsg::Read(request) => {
+                let region = request.context.region;
+                match self.touch(region) {
+                    Some((peer, env)) => peer.read(request, env),
+                    None => (request.done)(Err(RequestError::RegionNotFound(region))),
+                }
+            }
+            RaftMsg::Admin(request) => {
+                let region = request.region;
+                match self.touch(region) {
+                    Some((peer, env)) => peer.admin(request, env),
+                    None => (request.done)(Err(RequestError::RegionNotFound(region))),
+                }
+            }
+            RaftMsg::Persisted { region, incarnation, responses } => {
+                if let Some((peer, _)) = self.touch_life(region, incarnation) {
+                    peer.on_persisted(responses);
+                }
+            }
+            RaftMsg::Applied(applied) => {
+                if let Some((peer, env)) = self.touch_life(applied.region, applied.incarnation) {
+                    peer.on_applied(applied, env);
+                }
+            }
+            RaftMsg::SnapshotInstalled { region, incarnation, descriptor, applied } => {
+                if let Some((peer, env)) = self.touch_life(region, incarnation) {
+                    peer.on_snapshot_installed(descriptor, applied, env);
+                }
+            }
+            RaftMsg::SnapshotReceived(received) => self.on_snapshot(received),
+            RaftMsg::SnapshotSent { region, to, ok } => {
+                if let Some((peer, _)) = self.touch(region) {
+                    peer.node.report_snapshot(to, ok);
+                }
+            }
+            other => self.handle_rare(other),
+        }
+    }
+
+    fn handle_rare(&mut self, message: RaftMsg) {
+        match message {
+            RaftMsg::Durable(list) => {
+                list.into_iter().for_each(|(region, peer, at)| self.on_durable(region, peer, at))
+            }
+            RaftMsg::Create(create) => {
+                if let Err(error) = self.on_create(*create) {
+                    self.env.shared.fail(&error);
+                }
+            }
+            RaftMsg::Destroyed { region, incarnation } => self.on_destroyed(region, incarnation),
+            RaftMsg::Unreachable(store) => self.on_unreachable(store),
+            RaftMsg::Inspect(tell) => tell(self.peers.values().map(Peer::status).collect()),
+            RaftMsg::ShedLeaders => self.shed_leaders(),
+            _ => {}
+        }
+    }
+
+    fn touch(&mut self, region: RegionId) -> Option<(&mut Peer, &mut Env)> {
+        let peer = self.peers.get_mut(&region)?;
+        self.touched.insert(region);
+        Some((peer, &mut self.env))
+    }
+
+    fn touch_life(&mut self, region: RegionId, incarnation: Incarnation) -> Option<(&mut Peer, &mut Env)> {
+        self.touch(region).filter(|(peer, _)| peer.incarnation == incarnation)
+    }
+
+    // ---- messages from other stores ----
+
+    fn on_heartbeat(&mut self, from: StoreId, cell: HeartbeatCell) {
+        let Some((peer, env)) = self.touch(cell.region) else { return };
+        if cell.message.to != peer.info().id {
+            return;
+        }
+        if peer.region.peer(cell.message.from).is_none() && cell.epoch.conf_ver < peer.region.epoch.conf_ver {
+            return;
+        }
+        peer.step(from, cell.message, env);
+    }
+
+    fn on_network(&mut self, raft: pb::RaftMessage) {
+        let (Some(from), Some(to)) = (raft.from_peer.as_ref(), raft.to_peer.as_ref()) else { return };
+        let (from, to) = (wire::peer_from_wire(from), wire::peer_from_wire(to));
+        let region = RegionId(raft.region_id);
+        let epoch = raft.epoch.as_ref().map(wire::epoch_from_wire).unwrap_or_default();
+        if to.store != self.env.shared.origin.store {
+            return;
+        }
+        if raft.is_tombstone {
+            return self.on_tombstone(region, to, epoch);
+        }
+        match self.peers.get(&region).map(|p| p.info().id) {
+            Some(here) if here == to.id => self.deliver(region, from, epoch, raft),
+            // The peer here was removed and another one added in its place.
+            Some(here) if here < to.id => self.close(region),
+            Some(_) => {}
+            None => self.maybe_create(region, from, to, epoch, raft),
+        }
+    }
+
+    fn deliver(&mut self, region: RegionId, from: PeerInfo, epoch: RegionEpoch, raft: pb::RaftMessage) {
+        let Some((peer, env)) = self.touch(region) else { return };
+        let stranger = peer.region.peer(from.id).is_none() && epoch.conf_ver < peer.region.epoch.conf_ver;
+        if stranger {
+            // It was removed and does not know: it would campaign for ever (trap T20).
+            let mut answer = raft_message(&peer.region, peer.info(), from, None, false);
+            answer.is_tombstone = true;
+            env.outbox.push(from.store, answer);
+            return;
+        }
+        let range = KeyRange { start: raft.start_key, end: raft.end_key };
+        let Some(message) = raft.message.and_then(wire::message_from_wire) else { return };
+        if peer.phase == Phase::Uninitialised && !is_vote(message.kind) {
+            let space = if raft.meta_space { Space::Meta } else { Space::User };
+            if !env.shared.ranges.lock().overlapping(space, &range, region).is_empty() {
+                // The range is still another region's here: a split on its way will bring this peer to life. Answering
+                // an append would only ask for a needless snapshot.
+                return;
+            }
+        }
+        peer.step(from.store, message, env);
+    }
+
+    /// A message for a region that is not here: a new replica of it, unless this store knows better.
+    fn maybe_create(
+        &mut self,
+        region: RegionId,
+        from: PeerInfo,
+        to: PeerInfo,
+        epoch: RegionEpoch,
+        raft: pb::RaftMessage,
+    ) {
+        let kind = raft.message.as_ref().and_then(|m| wire::message_from_wire(m.clone())).map(|m| m.kind);
+        let creates =
+            kind.is_some_and(|k| is_vote(k) || matches!(k, MessageKind::Append | MessageKind::Heartbeat));
+        if to.id.is_zero() || !creates {
+            return;
+        }
+        let space = if raft.meta_space { Space::Meta } else { Space::User };
+        let range = KeyRange { start: raft.start_key.clone(), end: raft.end_key.clone() };
+        let overlapping = self.env.shared.ranges.lock().overlapping(space, &range, region);
+        if !overlapping.is_empty() && !kind.is_some_and(is_vote) {
+            return;
+        }
+        match self.create_uninitialised(region, space, to) {
+            Ok(true) => self.deliver(region, from, epoch, raft),
+            Ok(false) => {}
+            Err(error) => self.env.shared.fail(&error),
+        }
+    }
+
+    /// Creates a peer without range or data. Refused if it was removed before, and if `log` holds entries of it: then
+    /// a split that is still to be replayed will bring it back with its data (rule W6).
+    fn create_uninitialised(
+        &mut self,
+        region: RegionId,
+        space: Space,
+        me: PeerInfo,
+    ) -> Result<bool, StoreError> {
+        let engine = self.env.shared.engine.clone();
+        let stored = engine.get(&keys::region_state(region))?.and_then(RegionState::decode);
+        let removed = matches!(stored, Some(RegionState::Tombstone { peer, .. }) if peer >= me.id);
+        let closing = self.dead.contains(&(region, me.id)) || matches!(stored, Some(RegionState::Normal(_)));
+        if removed || closing || PeerLog::has_entries(&*engine, region, me.id)? {
+            return Ok(false);
+        }
+        let loaded = PeerLog::load(engine, region, me.id, None, flotilla_raft::ConfState::default())?;
+        let descriptor = Arc::new(Region { id: region, space, ..Region::default() });
+        let new = NewPeer { region: descriptor, me, applied: LogId::default(), loaded, restarted: false };
+        let peer = Peer::new(new, &mut self.env)?;
+        self.peers.insert(region, peer);
+        Ok(true)
+    }
+
+    /// The group says that the peer here was removed.
+    fn on_tombstone(&mut self, region: RegionId, me: PeerInfo, epoch: RegionEpoch) {
+        let Some(peer) = self.peers.get(&region) else { return };
+        let listed = peer.phase != Phase::Uninitialised && epoch.conf_ver <= peer.region.epoch.conf_ver;
+        if peer.info().id == me.id && !listed {
+            self.close(region);
+        }
+    }
+
+    fn close(&mut self, region: RegionId) {
+        if let Some((peer, env)) = self.touch(region) {
+            peer.close(env);
+        }
+    }
+
+    fn on_snapshot(&mut self, received: ReceivedSnapshot) {
+        let region = received.descriptor.id;
+        match self.touch(region) {
+            Some((peer, env)) => peer.on_snapshot(received, env),
+            None => self.env.shared.ranges.lock().unreserve(region),
+        }
+    }
+
+    // ---- life and death of peers ----
+
+    /// A split made this region. A peer that a faster sibling's message created before keeps its vote (traps T1, T2).
+    fn on_create(&mut self, create: CreatePeer) -> Result<(), StoreError> {
+        let CreatePeer { region, campaign } = create;
+        let Some(me) = region.peer_on(self.env.shared.origin.store).copied() else { return Ok(()) };
+        let early = self.peers.remove(&region.id);
+        let adopted = early.as_ref().filter(|p| p.info().id == me.id).map(|p| p.node.hard_state());
+        let engine = self.env.shared.engine.clone();
+        let mut loaded = PeerLog::load(engine, region.id, me.id, Some(INIT_LOG), region.conf_state())?;
+        if let Some(state) = adopted {
+            loaded.log.adopt(state);
+        }
+        let id = region.id;
+        let new = NewPeer { region: Arc::new(region), me, applied: INIT_LOG, loaded, restarted: false };
+        let mut peer = Peer::new(new, &mut self.env)?;
+        if campaign {
+            let _ = peer.node.campaign();
+        }
+        self.peers.insert(id, peer);
+        self.touched.insert(id);
+        Ok(())
+    }
+
+    fn on_destroyed(&mut self, region: RegionId, incarnation: Incarnation) {
+        if self.peers.get(&region).is_some_and(|p| p.incarnation == incarnation)
+            && let Some(peer) = self.peers.remove(&region)
+        {
+            self.dead.insert((region, peer.info().id));
+            let mut ranges = self.env.shared.ranges.lock();
+            ranges.release(region);
+            ranges.unreserve(region);
+        }
+    }
+
+    fn on_durable(&mut self, region: RegionId, peer_id: PeerId, at: LogId) {
+        if self.dead.remove(&(region, peer_id)) {
+            // The tombstone is durable: nothing will ask for this log again.
+            let task = LogTask { region, peer: peer_id, clear: true, ..LogTask::default() };
+            self.env.shared.links.log.send(LogMsg::Task(task));
+        } else if let Some((peer, env)) = self.touch(region).filter(|(p, _)| p.info().id == peer_id) {
+            peer.on_durable(at, env);
+        }
+    }
+
+    fn on_unreachable(&mut self, store: StoreId) {
+        for peer in self.peers.values_mut().filter(|p| p.is_leader()) {
+            let there = peer.region.peer_on(store).map(|p| p.id);
+            if let Some(id) = there {
+                peer.node.report_unreachable(id);
+            }
+        }
+    }
+
+    fn shed_leaders(&mut self) {
+        for (id, peer) in self.peers.iter_mut().filter(|(_, p)| p.is_leader()) {
+            let me = peer.info().id;
+            let best = peer
+                .node
+                .progress_iter()
+                .filter(|(id, p)| *id != me && !p.is_learner && p.recent_active)
+                .max_by_key(|(_, p)| p.matched)
+                .map(|(id, _)| id);
+            if let Some(to) = best {
+                peer.node.transfer_leader(to);
+                self.touched.insert(*id);
+            }
+        }
+    }
+
+    // ---- time ----
+
+    fn tick(&mut self) {
+        self.ticks += 1;
+        for (id, peer) in &mut self.peers {
+            peer.tick(&mut self.env);
+            if peer.node.has_ready() || peer.reads.has_waiting() {
+                self.touched.insert(*id);
+            }
+        }
+        if self.ticks.is_multiple_of(SLOW_TICKS) {
+            self.ask_about_stale_peers();
+        }
+        self.report_led(self.ticks.is_multiple_of(SLOW_TICKS));
+    }
+
+    /// A peer that has heard of no leader for long asks the others whether it is still one of them.
+    fn ask_about_stale_peers(&mut self) {
+        let (now, limit) = (self.env.now, self.env.shared.config.stale_peer_ms);
+        for peer in self.peers.values_mut() {
+            let stale = peer.leaderless_since.is_some_and(|since| now.ms_since(since) >= limit);
+            if !stale {
+                continue;
+            }
+            peer.leaderless_since = Some(now);
+            for other in peer.region.peers.iter().filter(|p| p.id != peer.info().id) {
+                let mut question = raft_message(&peer.region, peer.info(), *other, None, false);
+                question.check_stale = true;
+                self.env.outbox.push(other.store, question);
+            }
+        }
+    }
+
+    /// Tells placement what changed in the regions led here.
+    fn report_led(&mut self, slow: bool) {
+        for (id, peer) in &self.peers {
+            let led = peer.has_applied_own_term();
+            match self.reported.get(id) {
+                Some(_) if !led => {
+                    self.reported.remove(id);
+                    self.env.shared.links.placement.send(PlacementMsg::NotLed(*id));
+                }
+                known if led => {
+                    let moved = known
+                        .is_none_or(|k| k.region.epoch != peer.region.epoch || k.term != peer.node.term());
+                    if !moved && !slow {
+                        continue;
+                    }
+                    let report = LedRegion {
+                        region: peer.region.clone(),
+                        leader: peer.info(),
+                        term: peer.node.term(),
+                        pending: peer.pending_peers(),
+                    };
+                    if known != Some(&report) {
+                        self.reported.insert(*id, report.clone());
+                        self.env.shared.links.placement.send(PlacementMsg::Led(report));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let peers = &self.peers;
+        self.reported.retain(|id, _| peers.contains_key(id));
+    }
+
+    fn drive_touched(&mut self) {
+        for id in std::mem::take(&mut self.touched) {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.drive(&mut self.env);
+            }
+        }
+    }
+}
+
+fn is_vote(kind: MessageKind) -> bool {
+    matches!(kind, MessageKind::Vote | MessageKind::PreVote)
+}
+
+impl Turn for RaftWorker {
+    fn name(&self) -> String {
+        format!("raft-{}", self.number)
+    }
+
+    fn turn(&mut self, now: Time) -> bool {
+        if self.env.shared.has_failed() {
+            return false;
+        }
+        self.env.now = now;
+        for _ in 0..self.env.shared.config.turn_messages_max {
+            let Some(message) = self.mailbox.pop() else { break };
+            self.handle(message);
+        }
+        if now >= self.next_tick {
+            // A late tick is one tick, not a burst: slow timers are safe, fast ones are not.
+            self.next_tick = now.plus_ms(self.env.shared.config.tick_ms);
+            self.tick();
+        }
+        self.drive_touched();
+        self.env.outbox.flush(now);
+        !self.mailbox.is_empty()
+    }
+
+    fn deadline(&self) -> Time {
+        self.env.outbox.deadline().map_or(self.next_tick, |held| held.min(self.next_tick))
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        self.mailbox.wait(timeout);
+    }
+}
