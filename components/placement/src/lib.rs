@@ -41,3 +41,6 @@ pub use operator::{
 pub use route::{Learned, RegionInfo, RouteTable};
 pub use store::{StoreHealth, StoreInfo, StoreLoad, StoreRecord, StoreState, StoreStats, StoreUuid};
 pub use view::ClusterView;
+
+#[cfg(test)]
+mod model_tests;
