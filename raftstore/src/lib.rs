@@ -36,7 +36,7 @@ mod worker;
 pub use config::{FORMAT, FORMAT_READ_MIN, StoreConfig, WIRE_VERSION};
 pub use error::{RequestError, StoreError};
 pub use local_reader::LocalRead;
-pub use machine::{ApplyContext, ApplyView, MachineError, StateMachine};
+pub use machine::{ApplyContext, ApplyView, MachineError, StateMachine, apply_alone};
 pub use mailbox::{Address, Mailbox, Turn};
 pub use msg::{
     AdminCommand, AdminDone, PeerChange, PeerStatus, ReadDone, ReadGrant, RegionContext, WriteDone,

@@ -87,6 +87,22 @@ pub trait StateMachine: Send + Sync {
     fn on_region_change(&self, _region: &Region) {}
 }
 
+/// Applies one command outside a store, its writes going to `batch`: for tests of state machines.
+///
+/// # Errors
+/// What the machine returns.
+pub fn apply_alone(
+    machine: &dyn StateMachine,
+    engine: &dyn Engine,
+    batch: &mut WriteBatch,
+    context: &ApplyContext<'_>,
+    command: &[u8],
+) -> Result<Bytes, MachineError> {
+    let mut overlay = Overlay::default();
+    let mut view = ApplyView::new(engine, batch, &mut overlay, context.region);
+    machine.apply(context, command, &mut view)
+}
+
 /// What a command may read and write while it is applied: its region's keys, including writes of earlier commands.
 pub struct ApplyView<'a> {
     engine: &'a dyn Engine,

@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use flotilla_engine::{Engine, WriteBatch};
+use flotilla_placement::meta::{self, FactWrite};
+use flotilla_placement::{StoreRecord, StoreStats};
 use flotilla_proto::flotilla as pb;
 use flotilla_region::{
     ClusterId, KeyRange, Peer as PeerInfo, PeerId, PeerRole, Region, RegionEpoch, RegionId, Space, StoreId,
     keys, sentinel_start,
 };
+
+use parking_lot::RwLock;
 
 use crate::admin::split::INIT_LOG;
 use crate::apply::ApplyWorker;
@@ -24,7 +28,7 @@ use crate::msg::{
     ReadRequest, RegionContext, WriteDone, WriteRequest,
 };
 use crate::outbox::{FrameOrigin, Outbox};
-use crate::placement::PlacementMsg;
+use crate::placement::{Directory, JoinDone, Placement, PlacementMsg};
 use crate::recovery;
 use crate::shared::{Counters, FatalHook, Links, Shared};
 use crate::snapshot::{SnapshotMsg, SnapshotWorker};
@@ -33,6 +37,9 @@ use crate::time::Clock;
 use crate::transport::{SnapshotEvent, Transport};
 use crate::wire;
 use crate::worker::{Env, RaftWorker};
+
+/// Id of the store that founds a cluster.
+const FOUNDER: StoreId = StoreId(1);
 
 /// What an embedder provides to a store besides its configuration.
 pub struct Seams {
@@ -53,6 +60,7 @@ pub struct Seams {
 pub struct Store {
     shared: Arc<Shared>,
     background: Address<BackgroundMsg>,
+    directory: Arc<RwLock<Directory>>,
 }
 
 /// The state machines of an open store. The wiring gives each a thread that loops around `turn`; a simulator takes
@@ -95,19 +103,28 @@ impl Store {
     }
 
     /// Founds a cluster: this store alone holds the meta region, one user region and the sentinel. Durable when this
-    /// returns, and harmless to repeat after a crash in between.
+    /// returns, and harmless to repeat after a crash in between. `founder`'s id is set here.
     ///
     /// # Errors
     /// I/O.
-    pub fn bootstrap(engine: &dyn Engine, cluster: ClusterId, uuid: Bytes) -> Result<StoreIdent, StoreError> {
-        let store = StoreId(1);
+    pub fn bootstrap(
+        engine: &dyn Engine,
+        cluster: ClusterId,
+        founder: StoreRecord,
+    ) -> Result<StoreIdent, StoreError> {
+        let founder = StoreRecord { id: FOUNDER, ..founder };
         let mut batch = WriteBatch::new();
-        for region in first_regions(store) {
+        for region in first_regions(founder.id) {
             batch.put(&keys::region_state(region.id), &RegionState::Normal(region.clone()).encode());
             batch.put(&keys::apply_state(region.id), &INIT_LOG.encode());
         }
+        for FactWrite { key, value } in meta::bootstrap(cluster, &founder) {
+            if let Some(value) = value {
+                batch.put(&keys::data_key(Space::Meta, &key), &value);
+            }
+        }
         engine.write(&batch)?;
-        Self::init(engine, cluster, store, uuid)
+        Self::init(engine, cluster, founder.id, Bytes::copy_from_slice(&founder.uuid.0))
     }
 
     /// Opens an initialised disk: loads every region, and returns the handle and the workers that must run for it to
@@ -126,8 +143,11 @@ impl Store {
         let links = boxes.links.clone();
         let shared = Arc::new(Shared::new(config, origin, engine, clock, machine, meta, links, fatal));
         let background = boxes.background.0.clone();
-        let workers = build_workers(&shared, &transport, boxes, &ident)?;
-        Ok((Self { shared, background }, workers))
+        let mut directory = Directory::default();
+        directory.load_book(&*shared.engine)?;
+        let directory = Arc::new(RwLock::new(directory));
+        let workers = build_workers(&shared, &transport, boxes, &directory)?;
+        Ok((Self { shared, background, directory }, workers))
     }
 
     /// Cluster and store.
@@ -302,8 +322,22 @@ impl Store {
         self.shared.links.log.send(LogMsg::Barrier(done));
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    // ---- placement ----
+
+    /// Routes and addresses as this store knows them. Held briefly; writers wait for readers.
+    pub fn directory(&self) -> &RwLock<Directory> {
+        &self.directory
+    }
+
+    /// Registers a store, or what a registered one now says about itself. Only the placement leader can; others answer
+    /// `retry` and name it.
+    pub fn join(&self, request: pb::JoinRequest, done: JoinDone) {
+        self.shared.links.placement.send(PlacementMsg::Join(request, done));
+    }
+
+    /// Tells placement how full this store is.
+    pub fn set_load(&self, load: StoreStats) {
+        self.shared.links.placement.send(PlacementMsg::Load(load));
     }
 }
 
@@ -339,7 +373,7 @@ fn build_workers(
     shared: &Arc<Shared>,
     transport: &Arc<dyn Transport>,
     boxes: Mailboxes,
-    ident: &StoreIdent,
+    directory: &Arc<RwLock<Directory>>,
 ) -> Result<Workers, StoreError> {
     let heartbeat_ms = shared.config.heartbeat_ticks as u64 * shared.config.tick_ms;
     let mut rafts: Vec<RaftWorker> = boxes
@@ -361,7 +395,8 @@ fn build_workers(
     }
     turns.push(Box::new(SnapshotWorker::new(shared.clone(), transport.clone(), boxes.snapshot)));
     turns.push(Box::new(Background::new(shared.clone(), boxes.background.0, boxes.background.1)));
-    let _ = (ident, boxes.placement);
+    let placement = Placement::new(shared.clone(), transport.clone(), boxes.placement, directory.clone());
+    turns.push(Box::new(placement));
     Ok(Workers { turns })
 }
 

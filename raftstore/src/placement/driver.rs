@@ -1,0 +1,173 @@
+//! The part of placement that runs on the store that leads the meta region: the cluster view, and what follows from
+//! it. Born with a leadership, gone with it.
+
+use flotilla_placement::meta::{self, MetaReply};
+use flotilla_placement::{ClusterView, InFlight, Operator, RegionInfo, Step, StoreRecord, StoreStats};
+use flotilla_placement::{PeerChangeKind, check};
+use flotilla_proto::flotilla as pb;
+use flotilla_region::{PeerId, RegionId, StoreId, Term};
+
+use super::machine::StoredFacts;
+use crate::msg::{AdminCommand, PeerChange};
+use crate::shared::Shared;
+use crate::time::Time;
+use crate::wire;
+
+/// A pass is made at least so often, for what time alone changes.
+const PASS_MS: u64 = 2_000;
+
+/// One leadership of the meta region.
+pub(super) struct Driver {
+    pub(super) view: ClusterView,
+    flight: InFlight,
+    seen_revision: u64,
+    next_pass: Time,
+}
+
+impl Driver {
+    /// Begins a leadership: the registry is read from the meta region's own data, everything else must be reported
+    /// anew.
+    pub(super) fn new(shared: &Shared, term: Term, now: Time) -> Self {
+        let mut driver = Self {
+            view: ClusterView::new(term, now.0 / 1_000),
+            flight: InFlight::new(),
+            seen_revision: 0,
+            next_pass: now,
+        };
+        driver.reload_stores(shared);
+        driver
+    }
+
+    /// Reads the registry again. Returns it.
+    pub(super) fn reload_stores(&mut self, shared: &Shared) -> Vec<StoreRecord> {
+        let snapshot = shared.engine.snapshot();
+        let stores = meta::stores(&StoredFacts(&*snapshot)).unwrap_or_default();
+        for record in &stores {
+            self.view.put_store(record.clone());
+        }
+        stores
+    }
+
+    /// A heartbeat of a store.
+    pub(super) fn on_heartbeat(
+        &mut self,
+        shared: &Shared,
+        from: StoreId,
+        beat: &pb::StoreHeartbeat,
+        now: Time,
+    ) {
+        let stats = stats_of(beat);
+        self.view.heartbeat(from, beat.boot_id, stats, now.0 / 1_000, &shared.config.placement);
+    }
+
+    /// Reports of a store; a report since the beginning makes it a full one.
+    pub(super) fn on_reports(&mut self, from: StoreId, reports: &pb::RegionReports) {
+        for report in &reports.regions {
+            if let Some(info) = info_of(report) {
+                self.view.report(info);
+            }
+        }
+        for id in &reports.dropped {
+            self.view.dropped(RegionId(*id), from);
+        }
+        if reports.since == 0 {
+            self.view.reported(from, reports.boot_id);
+        }
+    }
+
+    /// What to do next.
+    pub(super) fn pass(&mut self, shared: &Shared, now: Time) -> Vec<Operator> {
+        if self.view.revision() == self.seen_revision && now < self.next_pass {
+            return Vec::new();
+        }
+        self.seen_revision = self.view.revision();
+        self.next_pass = now.plus_ms(PASS_MS);
+        let mut ids = shared.ids.lock();
+        check(&self.view, &shared.config.placement, &mut self.flight, &mut ids, now.0 / 1_000)
+    }
+
+    /// An operator was refused.
+    pub(super) fn failed(&mut self, region: RegionId, epoch: flotilla_region::RegionEpoch) {
+        self.flight.failed(region, epoch);
+    }
+}
+
+/// A heartbeat's numbers.
+pub(super) fn stats_of(beat: &pb::StoreHeartbeat) -> StoreStats {
+    StoreStats {
+        capacity_bytes: beat.capacity_bytes,
+        available_bytes: beat.available_bytes,
+        region_count: beat.region_count,
+        leader_count: beat.leader_count,
+        sending_snapshots: beat.sending_snapshots,
+        receiving_snapshots: beat.receiving_snapshots,
+    }
+}
+
+/// A report as placement understands it.
+pub(super) fn info_of(report: &pb::RegionReport) -> Option<RegionInfo> {
+    let down = report.down_peers.iter().zip(&report.down_seconds);
+    Some(RegionInfo {
+        region: wire::region_from_wire(report.region.as_ref()?),
+        leader: report.leader.as_ref().map(|p| PeerId(p.id)),
+        term: Term(report.term),
+        bytes: report.approximate_bytes,
+        keys: report.approximate_keys,
+        down: down.map(|(peer, seconds)| (PeerId(*peer), seconds * 1_000)).collect(),
+        pending: report.pending_peers.iter().map(|p| PeerId(*p)).collect(),
+        ready: report.ready,
+    })
+}
+
+/// An operator for the region's leader.
+pub(super) fn operator_to_wire(operator: &Operator) -> pb::Operator {
+    use pb::operator::Step as WireStep;
+    use pb::peer_change::Kind;
+    let step = match &operator.step {
+        Step::TransferLeader(to) => WireStep::TransferLeader(wire::peer_to_wire(to)),
+        Step::LeaveJoint => WireStep::LeaveJoint(pb::LeaveJoint {}),
+        Step::ChangePeers(changes) => {
+            let changes = changes.iter().map(|change| {
+                let kind = match change.kind {
+                    PeerChangeKind::AddVoter => Kind::AddVoter,
+                    PeerChangeKind::AddLearner => Kind::AddLearner,
+                    PeerChangeKind::Remove => Kind::Remove,
+                };
+                pb::PeerChange { kind: kind as i32, peer: Some(wire::peer_to_wire(&change.peer)) }
+            });
+            WireStep::ChangePeers(pb::ChangePeers { changes: changes.collect() })
+        }
+    };
+    pb::Operator {
+        region_id: operator.region.0,
+        epoch: Some(wire::epoch_to_wire(operator.epoch)),
+        step: Some(step),
+    }
+}
+
+/// What an operator asks of the region's leader.
+pub(super) fn command_of(operator: &pb::Operator) -> Option<AdminCommand> {
+    use pb::operator::Step as WireStep;
+    use pb::peer_change::Kind;
+    Some(match operator.step.as_ref()? {
+        WireStep::TransferLeader(to) => AdminCommand::TransferLeader(PeerId(to.id)),
+        WireStep::LeaveJoint(_) => AdminCommand::LeaveJoint,
+        WireStep::Split(split) => AdminCommand::Split { keys: split.keys.clone() },
+        WireStep::ChangePeers(changes) => {
+            let changes = changes.changes.iter().map(|change| {
+                let peer = wire::peer_from_wire(change.peer.as_ref()?);
+                Some(match change.kind() {
+                    Kind::AddVoter => PeerChange::AddVoter(peer),
+                    Kind::AddLearner => PeerChange::AddLearner(peer),
+                    Kind::Remove => PeerChange::Remove(peer.id),
+                })
+            });
+            AdminCommand::ChangePeers(changes.collect::<Option<_>>()?)
+        }
+    })
+}
+
+/// A meta command's reply as bytes; `None` if this version cannot read it.
+pub(super) fn decode_reply(reply: &[u8]) -> Option<MetaReply> {
+    MetaReply::decode(reply).ok()
+}

@@ -1,0 +1,162 @@
+//! What this store tells the others about the regions it leads: deltas, acknowledged per receiver.
+
+use std::collections::BTreeMap;
+
+use flotilla_proto::flotilla as pb;
+use flotilla_region::{RegionId, StoreId};
+
+use super::LedRegion;
+use crate::time::Time;
+use crate::wire;
+
+/// Unacknowledged changes are sent again after so long.
+const RESEND_MS: u64 = 1_000;
+
+/// Changes in the order of their sequence numbers, compacted to the last one of each region.
+pub(super) struct Reports {
+    boot_id: u64,
+    sequence: u64,
+    led: BTreeMap<RegionId, (u64, pb::RegionReport)>,
+    dropped: BTreeMap<RegionId, u64>,
+    receivers: BTreeMap<StoreId, Receiver>,
+}
+
+#[derive(Default)]
+struct Receiver {
+    acked: u64,
+    sent: u64,
+    sent_at: Time,
+}
+
+impl Reports {
+    pub(super) fn new(boot_id: u64) -> Self {
+        Self {
+            boot_id,
+            sequence: 0,
+            led: BTreeMap::new(),
+            dropped: BTreeMap::new(),
+            receivers: BTreeMap::new(),
+        }
+    }
+
+    /// Takes what a raft worker says of a led region. Returns the report.
+    pub(super) fn led(&mut self, led: &LedRegion) -> &pb::RegionReport {
+        self.sequence += 1;
+        let id = led.region.id;
+        self.dropped.remove(&id);
+        let bytes = self.led.get(&id).map_or(0, |(_, known)| known.approximate_bytes);
+        let report = pb::RegionReport {
+            region: Some(wire::region_to_wire(&led.region)),
+            leader: Some(wire::peer_to_wire(&led.leader)),
+            term: led.term.0,
+            approximate_bytes: bytes,
+            pending_peers: led.pending.iter().map(|p| p.0).collect(),
+            ready: true,
+            ..Default::default()
+        };
+        self.led.insert(id, (self.sequence, report));
+        &self.led[&id].1
+    }
+
+    /// A region is led here no more. Returns whether it was.
+    pub(super) fn not_led(&mut self, id: RegionId) -> bool {
+        let was = self.led.remove(&id).is_some();
+        if was {
+            self.sequence += 1;
+            self.dropped.insert(id, self.sequence);
+        }
+        was
+    }
+
+    /// Takes sizes over; a change of an eighth is worth telling.
+    pub(super) fn sizes(&mut self, sizes: &[(RegionId, u64)]) -> Vec<pb::RegionReport> {
+        let mut changed = Vec::new();
+        for (id, bytes) in sizes {
+            let Some((version, report)) = self.led.get_mut(id) else { continue };
+            if report.approximate_bytes.abs_diff(*bytes) > report.approximate_bytes / 8 {
+                report.approximate_bytes = *bytes;
+                self.sequence += 1;
+                *version = self.sequence;
+                changed.push(report.clone());
+            }
+        }
+        changed
+    }
+
+    /// Number of regions led here.
+    pub(super) fn led_count(&self) -> usize {
+        self.led.len()
+    }
+
+    /// All led regions.
+    pub(super) fn all(&self) -> impl Iterator<Item = &pb::RegionReport> {
+        self.led.values().map(|(_, report)| report)
+    }
+
+    /// What `to` has to be told now, if anything.
+    pub(super) fn next_for(&mut self, to: StoreId, now: Time) -> Option<pb::RegionReports> {
+        let receiver = self.receivers.entry(to).or_default();
+        let news = receiver.sent < self.sequence;
+        let lost = receiver.acked < self.sequence && now.ms_since(receiver.sent_at) >= RESEND_MS;
+        let first = receiver.sent_at == Time::default();
+        if !news && !lost && !first {
+            return None;
+        }
+        receiver.sent = self.sequence;
+        receiver.sent_at = now;
+        let since = receiver.acked;
+        let newer = |version: &u64| *version > since;
+        Some(pb::RegionReports {
+            boot_id: self.boot_id,
+            since,
+            sequence: self.sequence,
+            regions: self.led.values().filter(|(v, _)| newer(v)).map(|(_, report)| report.clone()).collect(),
+            dropped: self.dropped.iter().filter(|(_, v)| newer(v)).map(|(id, _)| id.0).collect(),
+        })
+    }
+
+    /// `from` has everything up to `sequence`; 0 asks for everything again.
+    pub(super) fn on_ack(&mut self, from: StoreId, boot_id: u64, sequence: u64) {
+        if boot_id != 0 && boot_id != self.boot_id {
+            return;
+        }
+        let receiver = self.receivers.entry(from).or_default();
+        if sequence == 0 {
+            *receiver = Receiver::default();
+        } else {
+            receiver.acked = receiver.acked.max(sequence.min(self.sequence));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_region::Region;
+    use std::sync::Arc;
+
+    fn led(id: u64) -> LedRegion {
+        let region = Arc::new(Region { id: RegionId(id), ..Region::default() });
+        LedRegion { region, leader: Default::default(), term: Default::default(), pending: Vec::new() }
+    }
+
+    #[test]
+    fn deltas_are_repeated_until_acknowledged_and_a_zero_asks_for_all() {
+        let mut reports = Reports::new(9);
+        let (to, t) = (StoreId(2), Time(1));
+        reports.led(&led(1));
+        let first = reports.next_for(to, t).expect("news");
+        assert_eq!((first.since, first.sequence, first.regions.len()), (0, 1, 1));
+        assert!(reports.next_for(to, t.plus_ms(10)).is_none(), "nothing new");
+        assert!(reports.next_for(to, t.plus_ms(RESEND_MS)).is_some(), "not acknowledged: lost");
+        reports.on_ack(to, 9, 1);
+        reports.led(&led(2));
+        reports.not_led(RegionId(1));
+        let second = reports.next_for(to, t.plus_ms(2_000)).expect("news");
+        assert_eq!((second.since, second.regions.len(), second.dropped), (1, 1, vec![1]));
+        reports.on_ack(to, 9, second.sequence);
+        assert!(reports.next_for(to, t.plus_ms(9_000)).is_none());
+        reports.on_ack(to, 9, 0);
+        assert_eq!(reports.next_for(to, t.plus_ms(9_001)).expect("everything").since, 0);
+    }
+}
