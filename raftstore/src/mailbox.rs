@@ -50,6 +50,7 @@ impl<T> Mailbox<T> {
     }
 
     /// Blocks until a message waits or `timeout` is over. Threads only; a simulator never calls it.
+    #[allow(clippy::disallowed_methods, reason = "the one place where a thread around a turn sleeps")]
     pub fn wait(&mut self, timeout: Duration) {
         if self.stash.is_none() {
             self.stash = self.receiver.recv_timeout(timeout).ok();

@@ -149,7 +149,7 @@ pub(crate) enum RaftMsg {
     /// The apply worker finished a task.
     Applied(Applied),
     /// A snapshot was received in full.
-    SnapshotReceived(ReceivedSnapshot),
+    SnapshotReceived(Box<ReceivedSnapshot>),
     /// The outcome of a snapshot sent by this peer to `to`.
     SnapshotSent { region: RegionId, to: PeerId, ok: bool },
     /// The snapshot is installed.
@@ -204,6 +204,7 @@ pub struct PeerStatus {
 }
 
 /// To the log writer.
+#[allow(clippy::large_enum_variant, reason = "nearly all are tasks; a box for each would cost more")]
 pub(crate) enum LogMsg {
     /// Write, sync, then release.
     Task(LogTask),

@@ -143,7 +143,7 @@ impl RaftWorker {
                     peer.on_snapshot_installed(descriptor, applied, env);
                 }
             }
-            RaftMsg::SnapshotReceived(received) => self.on_snapshot(received),
+            RaftMsg::SnapshotReceived(received) => self.on_snapshot(*received),
             RaftMsg::SnapshotSent { region, to, ok } => {
                 if let Some((peer, _)) = self.touch(region) {
                     peer.node.report_snapshot(to, ok);

@@ -128,7 +128,7 @@ impl Receiver {
         let region = incoming.region;
         match self.finish(incoming, trailer) {
             Ok((received, reply)) => {
-                self.shared.links.raft_of(region).send(RaftMsg::SnapshotReceived(received));
+                self.shared.links.raft_of(region).send(RaftMsg::SnapshotReceived(Box::new(received)));
                 answer(&reply, Kind::Done, "");
             }
             Err((reply, why)) => {
