@@ -177,6 +177,10 @@ impl Turn for LogWriter {
         !self.mailbox.is_empty()
     }
 
+    fn has_messages(&self) -> bool {
+        !self.mailbox.is_empty()
+    }
+
     fn deadline(&self) -> Time {
         Time(u64::MAX)
     }

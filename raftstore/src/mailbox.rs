@@ -69,6 +69,8 @@ pub trait Turn: Send {
     fn name(&self) -> String;
     /// One bite at time `now`. Returns whether work is left that needs no further message.
     fn turn(&mut self, now: crate::Time) -> bool;
+    /// Whether a message waits: a simulator decides by it who wants a turn.
+    fn has_messages(&self) -> bool;
     /// When the machine wants a turn even without messages.
     fn deadline(&self) -> crate::Time;
     /// Blocks until there may be something to do, at most `timeout`. Threads only.

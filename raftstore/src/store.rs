@@ -298,6 +298,11 @@ impl Store {
         ids
     }
 
+    /// Adds ids `[first, first + count)` to the window that this store holds; nobody else may ever use them.
+    pub fn add_ids(&self, first: u64, count: u64) {
+        self.shared.ids.lock().add(first, count);
+    }
+
     /// Tells the state of every peer, one call per raft worker.
     pub fn inspect(&self, tell: impl Fn(Vec<PeerStatus>) + Send + Sync + 'static) {
         let tell = Arc::new(tell);

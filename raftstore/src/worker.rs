@@ -484,6 +484,10 @@ impl Turn for RaftWorker {
         !self.mailbox.is_empty()
     }
 
+    fn has_messages(&self) -> bool {
+        !self.mailbox.is_empty()
+    }
+
     fn deadline(&self) -> Time {
         self.env.outbox.deadline().map_or(self.next_tick, |held| held.min(self.next_tick))
     }

@@ -231,6 +231,10 @@ impl Turn for ApplyWorker {
         !self.mailbox.is_empty()
     }
 
+    fn has_messages(&self) -> bool {
+        !self.mailbox.is_empty()
+    }
+
     fn deadline(&self) -> Time {
         Time(u64::MAX)
     }

@@ -85,6 +85,10 @@ impl Turn for Background {
         !self.mailbox.is_empty()
     }
 
+    fn has_messages(&self) -> bool {
+        !self.mailbox.is_empty()
+    }
+
     fn deadline(&self) -> Time {
         self.next_look.min(self.next_sizes)
     }

@@ -90,6 +90,10 @@ impl Turn for SnapshotWorker {
         !self.mailbox.is_empty()
     }
 
+    fn has_messages(&self) -> bool {
+        !self.mailbox.is_empty()
+    }
+
     fn deadline(&self) -> Time {
         self.next_look
     }
