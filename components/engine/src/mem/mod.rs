@@ -12,6 +12,8 @@
 
 mod faults;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use faults::{Call, Fault, FaultKind, Faults};
 

@@ -112,7 +112,13 @@ fn copy_half(from: &Path, to: &Path, manifests: bool) -> Result<()> {
         if is_manifest != manifests || text == "LOCK" || text.starts_with("LOG") {
             continue;
         }
-        fs::copy(entry.path(), to.join(&name)).map_err(|error| io_error(&entry.path(), error))?;
+        match fs::copy(entry.path(), to.join(&name)) {
+            // An obsolete file whose deletion was under way when deletions were switched off.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            copied => {
+                copied.map_err(|error| io_error(&entry.path(), error))?;
+            }
+        }
     }
     Ok(())
 }

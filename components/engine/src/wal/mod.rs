@@ -18,6 +18,8 @@
 //! closed WALs in its MANIFEST covers the case of a whole file that is lost or short.
 
 mod reader;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -97,7 +99,7 @@ pub(crate) fn files(dir: &Path) -> Result<BTreeMap<u64, PathBuf>> {
 /// [`Error::Corruption`] names the file and the offset of what is missing although it had been synced, or of a record
 /// that RocksDB does not write with our options.
 pub(crate) fn check_and_cut(dir: &Path, start: &WalStart) -> Result<WalReport> {
-    let mut check = Check { round: start.round, sequence_next: None, batches: 0, bad: None };
+    let mut check = Check::new(start);
     let files: BTreeMap<u64, PathBuf> =
         files(dir)?.into_iter().filter(|(number, _)| *number >= start.file_min).collect();
     for (&number, path) in &files {
@@ -107,11 +109,7 @@ pub(crate) fn check_and_cut(dir: &Path, start: &WalStart) -> Result<WalReport> {
     if let Some(bad) = &check.bad {
         cut(dir, &files, bad)?;
     }
-    Ok(WalReport {
-        batches: check.batches,
-        round: check.round,
-        cut: check.bad.map(|bad| (bad.file, bad.good_bytes)),
-    })
+    Ok(check.report())
 }
 
 /// The first place at which the WAL is not whole.
@@ -135,6 +133,18 @@ struct Check {
 }
 
 impl Check {
+    fn new(start: &WalStart) -> Self {
+        Self { round: start.round, sequence_next: None, batches: 0, bad: None }
+    }
+
+    fn report(&self) -> WalReport {
+        WalReport {
+            batches: self.batches,
+            round: self.round,
+            cut: self.bad.as_ref().map(|bad| (bad.file, bad.good_bytes)),
+        }
+    }
+
     fn file(&mut self, file: u64, path: &Path, bytes: &[u8]) -> Result<()> {
         let mut reader = Reader::new(bytes);
         loop {

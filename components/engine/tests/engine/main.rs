@@ -14,6 +14,11 @@ use flotilla_region::keys;
 /// Content of an instance.
 type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
+/// A directory in memory where there is one: what these tests check does not depend on how fast a disk syncs.
+fn tempdir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn batch(writes: &[(&str, &str)]) -> WriteBatch {
     let mut batch = WriteBatch::new();
     for (key, value) in writes {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use flotilla_engine::{Engine, Error, MemEngine, RocksConfig, RocksEngine, WriteBatch};
 
-use crate::{batch, data_content, log_content, round, scan};
+use crate::{batch, data_content, log_content, round, scan, tempdir};
 
 fn open(dir: &Path) -> Arc<RocksEngine> {
     RocksEngine::open(dir, RocksConfig::small()).unwrap()
@@ -14,7 +14,7 @@ fn open(dir: &Path) -> Arc<RocksEngine> {
 
 /// Runs `scenario` on both engines.
 fn on_both(scenario: impl Fn(&dyn Engine)) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     scenario(&*open(dir.path()));
     scenario(&*MemEngine::new(1));
 }
@@ -94,7 +94,7 @@ fn a_file_that_only_clears_is_a_file() {
 
 #[test]
 fn files_that_are_not_ingested_leave_nothing_behind() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let engine = open(dir.path());
     let files = |dir: &Path| fs::read_dir(dir.join("tmp")).unwrap().count();
     let mut abandoned = engine.sst_writer().unwrap();
@@ -116,7 +116,7 @@ fn files_that_are_not_ingested_leave_nothing_behind() {
 
 #[test]
 fn a_reopened_store_has_what_it_had() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     for life in 0..3u64 {
         let engine = open(dir.path());
         assert_eq!(log_content(&*engine).len(), if life == 0 { 0 } else { life as usize + 1 });
@@ -130,7 +130,7 @@ fn a_reopened_store_has_what_it_had() {
 
 #[test]
 fn a_flushed_log_has_no_wal_bytes_and_the_same_content() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let engine = open(dir.path());
     for n in 1..=20 {
         engine.log_write(&round(n, n - 1, &[(&format!("l{n}"), "1")])).unwrap();
@@ -147,7 +147,7 @@ fn a_flushed_log_has_no_wal_bytes_and_the_same_content() {
 
 #[test]
 fn a_store_that_is_open_is_not_opened_again() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let _engine = open(dir.path());
     let refused = RocksEngine::open(dir.path(), RocksConfig::small());
     let Err(Error::Open { path, why }) = refused else { panic!("opened twice") };
@@ -158,7 +158,7 @@ fn a_store_that_is_open_is_not_opened_again() {
 #[test]
 fn half_a_store_is_refused() {
     for (half, word) in [("log", "log half"), ("data", "data half")] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempdir();
         {
             let engine = open(dir.path());
             engine.write(&batch(&[("a", "1")])).unwrap();
@@ -173,7 +173,7 @@ fn half_a_store_is_refused() {
 
 #[test]
 fn a_creation_cut_short_is_gone_on_with() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     drop(open(dir.path()));
     fs::remove_dir_all(dir.path().join("log")).unwrap();
     let engine = open(dir.path());
@@ -195,7 +195,7 @@ fn fill_disk(dir: &Path, extension: &str) {
 
 #[test]
 fn the_first_log_error_closes_the_log() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let engine = open(dir.path());
     engine.log_write(&round(1, 0, &[("a", "1")])).unwrap();
     engine.log_sync().unwrap();
@@ -217,7 +217,7 @@ fn the_first_log_error_closes_the_log() {
 
 #[test]
 fn a_full_disk_fails_a_data_flush() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let engine = open(dir.path());
     engine.write(&batch(&[("a", "1")])).unwrap();
     fill_disk(&dir.path().join("data"), "sst");
@@ -227,7 +227,7 @@ fn a_full_disk_fails_a_data_flush() {
 
 #[test]
 fn sizes_count_files_and_memory() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let engine = open(dir.path());
     let mut batch = WriteBatch::new();
     let mut prng = flotilla_engine::Prng::new(5);
