@@ -563,6 +563,10 @@ impl Turn for Placement {
         !self.mailbox.is_empty()
     }
 
+    fn has_messages(&self) -> bool {
+        !self.mailbox.is_empty()
+    }
+
     fn deadline(&self) -> Time {
         self.next_report
     }
