@@ -1,1 +1,31 @@
-//! Routes keys to regions and their leaders: region cache, retry plan and the Rust client
+//! Routes keys to regions and their leaders: region cache, retry plan and the Rust client.
+//!
+//! Three parts, the first two pure:
+//! - [`RegionCache`] knows which region holds a key and which peer to ask, learns from placement's answers and from
+//!   the errors of stores ([`learn`]), and never lets older knowledge replace newer;
+//! - [`RetryPlan`] decides after each failed attempt: try again and when, give up, or say that the outcome of a
+//!   write is unknown;
+//! - [`Client`] is the asynchronous shell around them: connections, timeouts, batches split by region, scans that
+//!   walk over regions. It speaks TiKV's placement and raw protocols and nothing else.
+//!
+//! **Architecture invariant:** only the files under `client/` (and `testing/`) read a clock or wait.
+
+mod client;
+mod error;
+mod learn;
+mod region_cache;
+mod retry;
+mod rng;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod wire;
+
+pub use client::{
+    Checksum, Client, ClientOptions, CompareAndSwap, EndpointError, Endpoints, Failover, KeyTtl, Pair, Scan,
+    Scanner,
+};
+pub use error::{Error, Result};
+pub use learn::{Asked, Lesson, learn};
+pub use region_cache::{Inserted, RegionCache, Route};
+pub use retry::{CallClass, Decision, FailureKind, RetryPlan, RetryPolicy};
+pub use wire::{peer_from_proto, peer_to_proto, region_from_proto};

@@ -1,0 +1,99 @@
+//! The fake cluster's administration.
+
+use flotilla_proto::flotilla::admin_request::Command;
+use flotilla_proto::flotilla::cluster_service_server::ClusterService;
+use flotilla_proto::flotilla::{
+    AdminReply, AdminRequest, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, RegionInfo,
+    RegionsReply, RegionsRequest, StoreInfo, StoresReply, StoresRequest,
+};
+use tonic::{Request, Response, Status};
+
+use super::Service;
+use super::state::{CLUSTER_ID, State};
+
+type Reply<T> = Result<Response<T>, Status>;
+
+fn count(state: &State, holds: impl Fn(&flotilla_proto::pdpb::Region) -> bool) -> u32 {
+    state.regions.values().filter(|region| holds(region)).count() as u32
+}
+
+#[tonic::async_trait]
+impl ClusterService for Service {
+    async fn identify(&self, _: Request<IdentifyRequest>) -> Reply<IdentifyReply> {
+        let address = self.state.lock().stores[&self.store].address.clone();
+        Ok(Response::new(IdentifyReply {
+            cluster_id: CLUSTER_ID,
+            store_id: self.store,
+            address,
+            ..Default::default()
+        }))
+    }
+
+    async fn join(&self, _: Request<JoinRequest>) -> Reply<JoinReply> {
+        Ok(Response::new(JoinReply { refused: "the fake cluster is complete".into(), ..Default::default() }))
+    }
+
+    async fn stores(&self, _: Request<StoresRequest>) -> Reply<StoresReply> {
+        let state = self.state.lock();
+        let stores = state.stores.values().map(|store| StoreInfo {
+            store: Some(store.clone()),
+            region_count: count(&state, |r| {
+                r.region.as_ref().is_some_and(|d| d.peers.iter().any(|p| p.store_id == store.id))
+            }),
+            leader_count: count(&state, |r| r.leader.as_ref().is_some_and(|p| p.store_id == store.id)),
+            capacity_bytes: 1 << 40,
+            available_bytes: 1 << 39,
+            last_heard_ms: 0,
+        });
+        Ok(Response::new(StoresReply { stores: stores.collect() }))
+    }
+
+    async fn regions(&self, request: Request<RegionsRequest>) -> Reply<RegionsReply> {
+        let id = request.get_ref().id;
+        let state = self.state.lock();
+        let wanted =
+            |r: &&flotilla_proto::pdpb::Region| id == 0 || r.region.as_ref().is_some_and(|d| d.id == id);
+        let regions = state.regions.values().filter(wanted).map(|region| RegionInfo {
+            region: region.region.clone(),
+            leader: region.leader,
+            term: 6,
+            ..Default::default()
+        });
+        Ok(Response::new(RegionsReply { regions: regions.collect() }))
+    }
+
+    async fn admin(&self, request: Request<AdminRequest>) -> Reply<AdminReply> {
+        let request = request.into_inner();
+        let mut state = self.state.lock();
+        let found =
+            state.regions.values().filter_map(|r| r.region.clone()).find(|r| r.id == request.region_id);
+        let Some(region) = found else {
+            let error = format!("region {} does not exist", request.region_id);
+            return Ok(Response::new(AdminReply { error, ..Default::default() }));
+        };
+        let start = region.start_key.clone();
+        let holds = |store: u64| region.peers.iter().any(|p| p.store_id == store);
+        let error = match request.command {
+            Some(Command::Split(split)) => {
+                split.keys.into_iter().for_each(|key| state.split(key));
+                String::new()
+            }
+            Some(Command::TransferLeaderToStore(store)) if holds(store) => {
+                state.transfer_leader(&start, store);
+                String::new()
+            }
+            Some(Command::AddPeerOnStore(store)) if !holds(store) => {
+                state.replace_peer(&start, 0, store);
+                String::new()
+            }
+            Some(Command::RemovePeerOnStore(store)) if holds(store) => {
+                state.replace_peer(&start, store, 0);
+                String::new()
+            }
+            _ => format!("region {} cannot do that", region.id),
+        };
+        let regions = state.regions.values().filter_map(|r| r.region.clone());
+        let regions = regions.filter(|r| r.id == region.id).collect();
+        Ok(Response::new(AdminReply { error, regions }))
+    }
+}
