@@ -45,13 +45,13 @@ impl Peer {
     fn truncate_log(&mut self, env: &mut Env) {
         let config = &env.shared.config;
         let last = self.node.last_index().0;
-        let kept = self.gc.durable.0.saturating_sub(config.log_keep_entries);
-        let mut to = kept;
-        if self.is_leader() {
+        let to = if self.is_leader() {
             let slowest = self.node.progress_iter().map(|(_, p)| p.matched.0).min().unwrap_or(0);
             let forced = last.saturating_sub(config.log_force_entries);
-            to = self.gc.durable.0.min(slowest.max(forced).max(kept.min(slowest)));
-        }
+            self.gc.durable.0.min(slowest.max(forced))
+        } else {
+            self.gc.durable.0.saturating_sub(config.log_keep_entries)
+        };
         if to <= self.gc.base.0 {
             return;
         }
