@@ -251,20 +251,5 @@ fn leaves_region(cluster: &Cluster, batch: &[(Bytes, Bytes)], key: &Bytes) -> bo
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DATA: Data = Data { keys: 1000, value_bytes: 256 };
-
-    #[test]
-    fn keys_have_sixteen_bytes_and_are_in_order() {
-        let keys: Vec<Bytes> = (0..1000).map(|number| DATA.key(number)).collect();
-        assert!(keys.iter().all(|key| key.len() == 16) && keys.is_sorted());
-    }
-
-    #[test]
-    fn values_have_their_length_wherever_they_are_cut() {
-        let (noise, mut random) = (DATA.noise(), Random::new(1));
-        assert!((0..10_000).all(|_| DATA.value(&noise, &mut random).len() == 256));
-    }
-}
+#[path = "load_tests.rs"]
+mod tests;
