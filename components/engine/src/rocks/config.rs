@@ -91,7 +91,8 @@ impl RocksConfig {
     }
 
     /// Options of `data`: no paranoid checks, because with them one corrupt file stops the whole instance, and damage
-    /// must stay with the regions that it touches. Reads verify checksums all the same.
+    /// must stay with the regions that it touches. Reads verify checksums all the same. A scan may also meet damage in a
+    /// block just outside its bounds, while that block's file has not been compacted yet.
     pub(super) fn data_options(&self, cache: &Cache) -> Options {
         let mut options = self.common_options(cache);
         options.set_paranoid_checks(false);

@@ -249,3 +249,54 @@ fn sizes_count_files_and_memory() {
     let metric = |name| metrics.iter().find(|(n, _)| *n == name).unwrap().1;
     assert!(metric("data_file_bytes") > 900_000 && metric("data_background_errors") == 0, "{metrics:?}");
 }
+
+#[test]
+fn damage_in_a_data_file_stays_with_the_keys_in_its_block() {
+    let dir = tempdir();
+    let key = |range: &str, n: u32| format!("{range}{n:03}").into_bytes();
+    {
+        let engine = open(dir.path());
+        let mut batch = WriteBatch::new();
+        let mut prng = flotilla_engine::Prng::new(3);
+        for range in ["a", "m", "z"] {
+            for n in 0..200 {
+                let mut value = [0; 100];
+                prng.fill(&mut value);
+                batch.put(&key(range, n), &value);
+            }
+        }
+        engine.write(&batch).unwrap();
+        engine.flush().unwrap();
+        engine.compact(b"a", b"zz").unwrap();
+    }
+    let files = fs::read_dir(dir.path().join("data")).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "sst")).collect();
+    let [file] = &files[..] else { panic!("{files:?}") };
+    let mut bytes = fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(file, bytes).unwrap();
+
+    let engine = open(dir.path());
+    let reads = |range| (0..200).map(|n| engine.get(&key(range, n))).collect::<Vec<_>>();
+    let failed = reads("m").iter().filter(|read| matches!(read, Err(Error::Corruption(_)))).count();
+    assert!((1..100).contains(&failed), "{failed} keys of the damaged block");
+    assert!(reads("a").iter().chain(&reads("z")).all(|read| matches!(read, Ok(Some(_)))));
+    let snapshot = engine.snapshot();
+    assert!(matches!(snapshot.scan(b"a", b"zz", &mut |_, _| true), Err(Error::Corruption(_))));
+    snapshot.scan(b"a", b"b", &mut |_, _| true).unwrap();
+    snapshot.scan_reverse(b"z", b"zz", &mut |_, _| true).unwrap();
+    // Compactions that meet the damage do not stop the instance.
+    for n in 0..2 {
+        engine.write(&batch(&[("a000", "new"), ("m000", "new"), ("z199", "new")])).unwrap();
+        engine.flush().unwrap();
+        engine.compact(b"a", b"zz").unwrap();
+        assert_eq!(engine.get(b"z199").unwrap().as_deref(), Some(&b"new"[..]), "after compaction {n}");
+    }
+    // Ingestion that replaces the range heals reads of it.
+    let mut file = engine.sst_writer().unwrap();
+    file.clear(b"m", b"n").unwrap();
+    file.put(b"m100", b"healed").unwrap();
+    engine.ingest(vec![file.finish().unwrap()]).unwrap();
+    assert_eq!(engine.get(b"m100").unwrap().as_deref(), Some(&b"healed"[..]));
+}
