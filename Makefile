@@ -52,8 +52,7 @@ test: $(ROCKSDB)
 	@.ci/say "documentation tests"
 	@$(WITH_ENV) cargo test --locked --workspace --doc --quiet
 	@.ci/say "tests$(if $(CONFORMANCE),, (no ../shared/raft-conformance/testdata: set RAFT_CONFORMANCE_DIR to run the raft conformance files))"
-	@$(WITH_ENV) if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --workspace; \
-	  else cargo test --locked --workspace --tests --no-fail-fast; fi
+	@$(WITH_ENV) .ci/test
 
 lint: $(ROCKSDB)
 	@.ci/say "formatting, clippy, docs"
