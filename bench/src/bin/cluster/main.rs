@@ -15,7 +15,7 @@ mod stores;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
@@ -23,7 +23,7 @@ use serde::Serialize;
 use client::Cluster;
 use load::{Data, Op, Outcome, Plan};
 use report::Origin;
-use stores::{Cost, Stores};
+use stores::{Cost, Idle, Stores};
 
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -110,8 +110,7 @@ struct Results {
     leaders_by_store: std::collections::BTreeMap<u64, u64>,
     key_bytes: usize,
     data: Data,
-    /// CPU time of all stores per second without load, in per cent of one core.
-    idle_cpu_percent: f64,
+    idle: Idle,
     runs: Vec<Run>,
 }
 
@@ -196,7 +195,7 @@ async fn measure(args: &Args, stores: &Stores) -> Result<Results, String> {
     stores.split(&cluster, data, args.regions).await?;
     eprintln!("writing {} keys ...", data.keys);
     load::fill(&cluster, data).await?;
-    let idle_cpu_percent = idle(args, stores).await?;
+    let idle = idle(args, stores).await?;
     let mut runs = Vec::new();
     for op in [Op::Put, Op::Get] {
         for clients in &args.clients {
@@ -206,12 +205,8 @@ async fn measure(args: &Args, stores: &Stores) -> Result<Results, String> {
             let whole = outcome.seconds + args.warmup_seconds as f64;
             let ops = (outcome.ops as f64 * whole / outcome.seconds).round() as u64;
             let cost = stores.reading().await?.cost_since(&before, ops);
-            eprintln!(
-                "{}  {} fsyncs/op  {} us CPU/op",
-                line(&outcome),
-                cost.fsyncs_per_op,
-                cost.cpu_us_per_op
-            );
+            let fsyncs = cost.fsyncs_per_op.map_or("?".to_string(), |fsyncs| fsyncs.to_string());
+            eprintln!("{}  {fsyncs} fsyncs/op  {} us CPU/op", line(&outcome), cost.cpu_us_per_op);
             runs.push(Run { outcome, cost });
         }
     }
@@ -223,22 +218,22 @@ async fn measure(args: &Args, stores: &Stores) -> Result<Results, String> {
         leaders_by_store: stores::leaders(&cluster),
         key_bytes: data.key(0).len(),
         data,
-        idle_cpu_percent,
+        idle,
         runs,
     })
 }
 
-/// CPU time of the stores while nothing is asked of them, in per cent of one core.
-async fn idle(args: &Args, stores: &Stores) -> Result<f64, String> {
+/// What the stores cost while nothing is asked of them.
+async fn idle(args: &Args, stores: &Stores) -> Result<Idle, String> {
     if args.idle_seconds == 0 {
-        return Ok(0.0);
+        return Ok(Idle::default());
     }
-    let before = stores.reading().await?;
+    let (before, started) = (stores.reading().await?, Instant::now());
     tokio::time::sleep(Duration::from_secs(args.idle_seconds)).await;
-    let used = stores.reading().await?.cpu_seconds - before.cpu_seconds;
-    let percent = (used * 1000.0 / args.idle_seconds as f64).round() / 10.0;
-    eprintln!("idle: {percent} % of one core");
-    Ok(percent)
+    let idle = stores.reading().await?.idle_since(&before, started.elapsed().as_secs_f64());
+    let frames = idle.frames_per_s_per_pair.map_or("?".to_string(), |frames| frames.to_string());
+    eprintln!("idle: {} % of one core, {frames} frames/s per pair of stores", idle.cpu_percent);
+    Ok(idle)
 }
 
 fn flotilla_binary(args: &Args) -> Result<PathBuf, String> {

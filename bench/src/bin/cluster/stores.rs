@@ -21,6 +21,8 @@ const STORES: usize = 3;
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long after the splits leaders are given to spread.
 const SPREAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Counter of the frames that a store has sent to others.
+const FRAMES_SENT: &str = "flotilla_frames_sent_total";
 /// Kernel clock ticks per second in /proc (USER_HZ, 100 on Linux).
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -49,29 +51,51 @@ pub struct Reading {
 /// What a run cost the stores.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cost {
-    /// Log fsyncs of all stores together.
-    pub fsyncs: f64,
+    /// Log fsyncs of all stores together; nothing where the stores do not count them.
+    pub fsyncs: Option<f64>,
     /// Fsyncs of all stores per operation.
-    pub fsyncs_per_op: f64,
+    pub fsyncs_per_op: Option<f64>,
     /// CPU microseconds of all stores per operation.
     pub cpu_us_per_op: f64,
 }
 
+/// What the stores do while nothing is asked of them.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Idle {
+    /// CPU time of all stores, in per cent of one core.
+    pub cpu_percent: f64,
+    /// Frames a second between two stores, both directions together; nothing where the stores do not count them.
+    pub frames_per_s_per_pair: Option<f64>,
+}
+
 impl Reading {
-    /// Sum of the counters that count fsyncs of the log.
-    pub fn fsyncs(&self) -> f64 {
-        let is_sync = |part: &str| matches!(part, "sync" | "syncs" | "fsync" | "fsyncs");
+    /// Sum of the counters whose name has one of `words` as a part; nothing if there is none.
+    fn count(&self, words: &[&str]) -> Option<f64> {
         let is_count = |name: &str| name.ends_with("_total") || name.ends_with("_count");
-        let counts = |name: &str| is_count(name) && name.split('_').any(is_sync);
-        self.metrics.iter().filter(|(name, _)| counts(name)).map(|(_, value)| value).sum()
+        let has_word = |name: &str| name.split('_').any(|part| words.contains(&part));
+        let hits = self.metrics.iter().filter(|(name, _)| is_count(name) && has_word(name));
+        hits.map(|(_, value)| *value).reduce(|sum, value| sum + value)
+    }
+
+    fn fsyncs(&self) -> Option<f64> {
+        self.count(&["sync", "syncs", "fsync", "fsyncs"])
     }
 
     /// What `ops` operations between two readings cost.
     pub fn cost_since(&self, before: &Reading, ops: u64) -> Cost {
-        let fsyncs = self.fsyncs() - before.fsyncs();
+        let fsyncs = self.fsyncs().map(|now| now - before.fsyncs().unwrap_or(0.0));
         let cpu = self.cpu_seconds - before.cpu_seconds;
-        let per_op = |total: f64| if ops == 0 { 0.0 } else { total / ops as f64 };
-        Cost { fsyncs, fsyncs_per_op: round3(per_op(fsyncs)), cpu_us_per_op: round3(per_op(cpu * 1e6)) }
+        let per_op = |total: f64| if ops == 0 { 0.0 } else { round3(total / ops as f64) };
+        Cost { fsyncs, fsyncs_per_op: fsyncs.map(per_op), cpu_us_per_op: per_op(cpu * 1e6) }
+    }
+
+    /// What `seconds` without load between two readings cost.
+    pub fn idle_since(&self, before: &Reading, seconds: f64) -> Idle {
+        let pairs = (STORES * (STORES - 1) / 2) as f64;
+        let sent = |reading: &Reading| reading.metrics.get(FRAMES_SENT).copied();
+        let frames = sent(self).map(|now| (now - sent(before).unwrap_or(0.0)) / seconds / pairs);
+        let cpu_percent = round3((self.cpu_seconds - before.cpu_seconds) / seconds * 100.0);
+        Idle { cpu_percent, frames_per_s_per_pair: frames.map(round3) }
     }
 }
 
@@ -309,8 +333,19 @@ mod tests {
         let page = "x_async_total 7\nx_fsync_seconds_sum 9\nx_fsync_seconds_count 4\nx_fsync_seconds_bucket{le=\"1\"} 4\n";
         let mut reading = Reading::default();
         reading.metrics.extend(samples(page).map(|(name, value)| (name.to_string(), value)));
-        assert_eq!(reading.fsyncs(), 4.0);
-        assert_eq!(reading.cost_since(&Reading::default(), 8).fsyncs_per_op, 0.5);
+        assert_eq!(reading.fsyncs(), Some(4.0));
+        assert_eq!(reading.cost_since(&Reading::default(), 8).fsyncs_per_op, Some(0.5));
+        assert_eq!(Reading::default().fsyncs(), None, "not counted is not none");
+    }
+
+    #[test]
+    fn idle_cost_is_per_second_and_per_pair() {
+        let (mut before, mut after) = (Reading::default(), Reading::default());
+        before.metrics.insert(FRAMES_SENT.to_string(), 100.0);
+        after.metrics.insert(FRAMES_SENT.to_string(), 400.0);
+        after.cpu_seconds = 0.5;
+        let idle = after.idle_since(&before, 10.0);
+        assert_eq!((idle.cpu_percent, idle.frames_per_s_per_pair), (5.0, Some(10.0)));
     }
 
     #[test]
