@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::wire::pb;
 use flotilla_engine::WriteBatch;
-use flotilla_proto::flotilla as pb;
 use flotilla_region::{Index, StoreId, keys};
 
 use crate::error::StoreError;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::wire::pb;
 use bytes::Bytes;
 use flotilla_engine::{EngineSnapshot, SstFile};
-use flotilla_proto::flotilla as pb;
 use flotilla_raft::{ConfChangeV2, Entry, HardState, Message, SnapshotMeta};
 use flotilla_region::{Index, Peer, PeerId, Region, RegionEpoch, RegionId, StoreId, Term};
 

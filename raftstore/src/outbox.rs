@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use flotilla_proto::flotilla as pb;
+use crate::wire::pb;
 use flotilla_raft::{Message, MessageKind};
 use flotilla_region::{ClusterId, Peer, Region, Space, StoreId};
 

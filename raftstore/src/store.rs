@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::wire::pb;
 use bytes::Bytes;
 use flotilla_engine::{Engine, WriteBatch};
 use flotilla_placement::meta::{self, FactWrite};
 use flotilla_placement::{StoreRecord, StoreStats};
-use flotilla_proto::flotilla as pb;
 use flotilla_region::{
     ClusterId, KeyRange, Peer as PeerInfo, PeerId, PeerRole, Region, RegionEpoch, RegionId, Space, StoreId,
     keys, sentinel_start,

@@ -1,6 +1,6 @@
 //! The seam to other stores.
 
-use flotilla_proto::flotilla as pb;
+use crate::wire::pb;
 use flotilla_region::StoreId;
 
 use crate::wire::StoreFrame;

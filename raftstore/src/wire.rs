@@ -1,6 +1,6 @@
 //! Between the wire types of `flotilla-proto` and our own. The only module that names them.
 
-use flotilla_proto::{flotilla as pb, metapb};
+pub use flotilla_proto::{flotilla as pb, metapb};
 use flotilla_raft::{ConfState, Entry, HardState, Message, MessageKind, Snapshot, SnapshotMeta};
 use flotilla_region::{
     Index, KeyRange, Peer, PeerId, PeerRole, Region, RegionEpoch, RegionId, Space, StoreId, Term,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_proto::flotilla as pb;
+use crate::wire::pb;
 use flotilla_raft::MessageKind;
 use flotilla_region::{
     KeyRange, Peer as PeerInfo, PeerId, Region, RegionEpoch, RegionId, Space, StoreId, keys,

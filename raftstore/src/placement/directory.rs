@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::wire::metapb;
 use bytes::Bytes;
 use flotilla_engine::{Engine, WriteBatch};
 use flotilla_placement::{RouteTable, StoreRecord, StoreState, StoreUuid};
-use flotilla_proto::metapb;
 use flotilla_region::{RegionId, StoreId, Term, keys};
 use prost::Message;
 
@@ -55,7 +55,7 @@ impl Directory {
     /// Reads the address book that was stored last; empty if there is none.
     pub(crate) fn load_book(&mut self, engine: &dyn Engine) -> Result<(), flotilla_engine::Error> {
         let Some(value) = engine.get(&keys::store_fact(BOOK_FACT))? else { return Ok(()) };
-        if let Ok(book) = flotilla_proto::flotilla::StoreBook::decode(value) {
+        if let Ok(book) = crate::wire::pb::StoreBook::decode(value) {
             self.stores = book.stores.iter().filter_map(record_from_wire).map(|s| (s.id, s)).collect();
         }
         Ok(())
@@ -64,7 +64,7 @@ impl Directory {
     /// Stores the address book. It becomes durable with the next flush; an older one does as well.
     pub(crate) fn save_book(&self, engine: &dyn Engine) -> Result<(), flotilla_engine::Error> {
         let stores = self.stores.values().map(record_to_wire).collect();
-        let book = flotilla_proto::flotilla::StoreBook { stores, ..Default::default() };
+        let book = crate::wire::pb::StoreBook { stores, ..Default::default() };
         let mut batch = WriteBatch::new();
         batch.put(&keys::store_fact(BOOK_FACT), &book.encode_to_vec());
         engine.write(&batch)

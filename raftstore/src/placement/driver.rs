@@ -1,10 +1,10 @@
 //! The part of placement that runs on the store that leads the meta region: the cluster view, and what follows from
 //! it. Born with a leadership, gone with it.
 
+use crate::wire::pb;
 use flotilla_placement::meta::{self, MetaReply};
 use flotilla_placement::{ClusterView, InFlight, Operator, RegionInfo, Step, StoreRecord, StoreStats};
 use flotilla_placement::{PeerChangeKind, check};
-use flotilla_proto::flotilla as pb;
 use flotilla_region::{PeerId, RegionId, StoreId, Term};
 
 use super::machine::StoredFacts;

@@ -13,10 +13,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::wire::pb;
+use crate::wire::pb::placement_message::Message as Placed;
 use bytes::Bytes;
 use flotilla_placement::meta::{MetaCommand, MetaReply, Refusal, StoreProposal};
-use flotilla_proto::flotilla as pb;
-use flotilla_proto::flotilla::placement_message::Message as Placed;
 use flotilla_region::{Peer, PeerId, Region, RegionEpoch, RegionId, StoreId, Term};
 use parking_lot::RwLock;
 

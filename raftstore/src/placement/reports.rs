@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_proto::flotilla as pb;
+use crate::wire::pb;
 use flotilla_region::{RegionId, StoreId};
 
 use super::LedRegion;

@@ -104,7 +104,7 @@ impl Turn for SnapshotWorker {
 }
 
 /// CRC-32 of a chunk: keys and values in order, each preceded by its length as u32 little-endian.
-fn chunk_crc(data: &flotilla_proto::flotilla::SnapshotData, total: &mut crc32fast::Hasher) -> u32 {
+fn chunk_crc(data: &crate::wire::pb::SnapshotData, total: &mut crc32fast::Hasher) -> u32 {
     let mut own = crc32fast::Hasher::new();
     for (key, value) in data.keys.iter().zip(&data.values) {
         for part in [key, value] {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::wire::pb;
+use crate::wire::pb::snapshot_chunk::Part;
+use crate::wire::pb::snapshot_reply::Kind;
 use flotilla_engine::SstWriter;
-use flotilla_proto::flotilla as pb;
-use flotilla_proto::flotilla::snapshot_chunk::Part;
-use flotilla_proto::flotilla::snapshot_reply::Kind;
 use flotilla_raft::SnapshotMeta;
 use flotilla_region::{Index, KeyRange, RegionId, Space, StoreId, Term, keys};
 

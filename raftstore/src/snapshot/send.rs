@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use crate::wire::pb;
+use crate::wire::pb::snapshot_chunk::Part;
+use crate::wire::pb::snapshot_reply::Kind;
 use bytes::Bytes;
 use flotilla_engine::EngineSnapshot;
-use flotilla_proto::flotilla as pb;
-use flotilla_proto::flotilla::snapshot_chunk::Part;
-use flotilla_proto::flotilla::snapshot_reply::Kind;
 use flotilla_raft::Message;
 use flotilla_region::{Peer, PeerId, Region, RegionId, keys};
 
