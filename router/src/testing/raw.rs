@@ -36,7 +36,7 @@ impl Service {
             Err(error) => return Ok(Err(error)),
         };
         match state.faults.pop_front() {
-            None => Ok(Ok(apply(&mut state, &region))),
+            None | Some(Fault::Pass) => Ok(Ok(apply(&mut state, &region))),
             Some(Fault::Refuse(error)) => Ok(Err(error)),
             Some(Fault::Break) => Err(Status::unavailable("injected")),
             Some(Fault::ApplyAndBreak) => {

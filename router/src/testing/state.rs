@@ -13,6 +13,8 @@ pub(super) const CLUSTER_ID: u64 = 77;
 /// What happens to one raw request.
 #[derive(Clone, Debug)]
 pub enum Fault {
+    /// None: it is served.
+    Pass,
     /// It is refused with this error and not applied.
     Refuse(Box<errorpb::Error>),
     /// It is applied, and the connection's stream ends without a reply.
