@@ -1,1 +1,3 @@
 //! The flotilla binary: tonic services, store-to-store transport, configuration and wiring
+
+pub mod cli;

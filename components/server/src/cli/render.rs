@@ -1,0 +1,168 @@
+//! Stores, regions and pairs as tables and as JSON.
+
+use comfy_table::Table;
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use flotilla_proto::flotilla::{RegionInfo, StoreInfo};
+use flotilla_proto::metapb;
+use serde_json::{Value, json};
+
+use super::common::Common;
+use super::text::{show_short, show_size, to_hex};
+
+/// Characters of a key in a table.
+const KEY_CHARS_MAX: usize = 40;
+
+/// An empty table with these columns.
+pub(super) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(header.iter().copied());
+    table
+}
+
+/// A pair as an object: text where the bytes are UTF-8 and `--hex` does not ask otherwise.
+pub(super) fn pair_json(common: &Common, key: &[u8], value: Option<&[u8]>) -> Value {
+    let mut object = serde_json::Map::new();
+    for (name, bytes) in [("key", Some(key)), ("value", value)] {
+        let Some(bytes) = bytes else { continue };
+        match std::str::from_utf8(bytes) {
+            Ok(text) if !common.hex => object.insert(name.to_owned(), text.into()),
+            _ => object.insert(format!("{name}_hex"), to_hex(bytes).into()),
+        };
+    }
+    Value::Object(object)
+}
+
+/// Stores for people.
+pub fn store_table(stores: &[StoreInfo]) -> String {
+    let mut table =
+        table(&["store", "address", "state", "regions", "leaders", "free", "capacity", "last heard"]);
+    for info in stores {
+        let store = info.store.clone().unwrap_or_default();
+        table.add_row([
+            store.id.to_string(),
+            store.address.clone(),
+            format!("{:?}", store.state()),
+            info.region_count.to_string(),
+            info.leader_count.to_string(),
+            show_size(info.available_bytes),
+            show_size(info.capacity_bytes),
+            format!("{:.1} s ago", info.last_heard_ms as f64 / 1_000.0),
+        ]);
+    }
+    table.to_string()
+}
+
+/// A store for machines.
+pub(super) fn store_json(info: &StoreInfo) -> Value {
+    let store = info.store.clone().unwrap_or_default();
+    json!({
+        "id": store.id,
+        "address": store.address,
+        "status_address": store.status_address,
+        "state": format!("{:?}", store.state()),
+        "version": store.version,
+        "labels": store.labels.iter().map(|l| (l.key.clone(), json!(l.value))).collect::<serde_json::Map<_, _>>(),
+        "region_count": info.region_count,
+        "leader_count": info.leader_count,
+        "capacity_bytes": info.capacity_bytes,
+        "available_bytes": info.available_bytes,
+        "last_heard_ms": info.last_heard_ms,
+    })
+}
+
+/// Regions for people.
+pub fn region_table(regions: &[RegionInfo], hex: bool) -> String {
+    let mut table =
+        table(&["region", "start", "end", "epoch", "peers", "leader", "size", "keys", "troubled"]);
+    for info in regions {
+        let region = info.region.clone().unwrap_or_default();
+        let mut row = descriptor_row(&region, hex).to_vec();
+        row.extend([
+            info.leader
+                .as_ref()
+                .filter(|l| l.id != 0)
+                .map_or("none".to_owned(), |l| format!("store {}", l.store_id)),
+            show_size(info.approximate_bytes),
+            info.approximate_keys.to_string(),
+            troubled(info),
+        ]);
+        table.add_row(row);
+    }
+    table.to_string()
+}
+
+/// Descriptors for people.
+pub(super) fn descriptor_table(regions: &[metapb::Region], hex: bool) -> String {
+    let mut table = table(&["region", "start", "end", "epoch", "peers"]);
+    for region in regions {
+        table.add_row(descriptor_row(region, hex));
+    }
+    table.to_string()
+}
+
+/// A region for machines.
+pub(super) fn region_json(info: &RegionInfo) -> Value {
+    let mut value = descriptor_json(&info.region.clone().unwrap_or_default());
+    value["leader"] = info.leader.as_ref().filter(|leader| leader.id != 0).map_or(Value::Null, peer_json);
+    value["term"] = info.term.into();
+    value["approximate_bytes"] = info.approximate_bytes.into();
+    value["approximate_keys"] = info.approximate_keys.into();
+    value["down_peers"] = json!(info.down_peers);
+    value["pending_peers"] = json!(info.pending_peers);
+    value
+}
+
+/// A descriptor for machines.
+pub(super) fn descriptor_json(region: &metapb::Region) -> Value {
+    let epoch = region.region_epoch.unwrap_or_default();
+    json!({
+        "id": region.id,
+        "start_key": to_hex(&region.start_key),
+        "end_key": to_hex(&region.end_key),
+        "meta_space": region.meta_space,
+        "epoch": { "conf_ver": epoch.conf_ver, "version": epoch.version },
+        "peers": region.peers.iter().map(peer_json).collect::<Vec<_>>(),
+    })
+}
+
+fn peer_json(peer: &metapb::Peer) -> Value {
+    json!({ "id": peer.id, "store_id": peer.store_id, "role": format!("{:?}", peer.role()) })
+}
+
+fn descriptor_row(region: &metapb::Region, hex: bool) -> [String; 5] {
+    let key = |bytes: &[u8], empty: &str| match (bytes.is_empty(), hex) {
+        (true, _) => empty.to_owned(),
+        (false, true) => to_hex(bytes),
+        (false, false) => show_short(bytes, KEY_CHARS_MAX),
+    };
+    let (first, last) = if region.meta_space { ("(meta)", "(meta)") } else { ("-∞", "+∞") };
+    let epoch = region.region_epoch.unwrap_or_default();
+    let peers: Vec<String> = region.peers.iter().map(show_peer).collect();
+    [
+        region.id.to_string(),
+        key(&region.start_key, first),
+        key(&region.end_key, last),
+        format!("{}/{}", epoch.conf_ver, epoch.version),
+        peers.join(" "),
+    ]
+}
+
+/// `peer@store`, with its role unless it is a voter.
+fn show_peer(peer: &metapb::Peer) -> String {
+    let role = match peer.role() {
+        metapb::PeerRole::Voter => "",
+        metapb::PeerRole::Learner => " learner",
+        metapb::PeerRole::IncomingVoter => " incoming",
+        metapb::PeerRole::DemotingVoter => " demoting",
+    };
+    format!("{}@{}{role}", peer.id, peer.store_id)
+}
+
+fn troubled(info: &RegionInfo) -> String {
+    let list = |what: &str, peers: &[u64]| {
+        let peers: Vec<String> = peers.iter().map(u64::to_string).collect();
+        if peers.is_empty() { None } else { Some(format!("{what} {}", peers.join(" "))) }
+    };
+    let parts = [list("down", &info.down_peers), list("pending", &info.pending_peers)];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
