@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flotilla_engine::{Engine, WriteBatch};
-use flotilla_region::{PeerId, Region, RegionId, keys};
+use flotilla_region::{PeerId, Region, RegionId, StoreId, keys};
 
 use crate::error::StoreError;
 use crate::log_writer::round_record;
@@ -56,15 +56,22 @@ pub(crate) fn load_regions(engine: &dyn Engine) -> Result<Vec<(Region, LogId)>, 
     with_applied.collect()
 }
 
-/// Deletes logs of peers whose tombstone is on disk (their deletion waited for it, rule W4). Returns the last round
+/// Deletes logs of peers that are known to be removed (their deletion waited for the tombstone to be durable, rule
+/// W4). Returns the last round
 /// that `log` knows.
-pub(crate) fn clean_log(engine: &dyn Engine) -> Result<u64, StoreError> {
+pub(crate) fn clean_log(engine: &dyn Engine, mine: StoreId) -> Result<u64, StoreError> {
     let mut batch = WriteBatch::new();
     let (mut start, end) = keys::log_bounds();
     while let Some((region, peer)) = first_peer(engine, &start, &end)? {
         let (peer_start, peer_end) = keys::log_peer_bounds(region, peer);
         let state = engine.get(&keys::region_state(region))?.and_then(RegionState::decode);
-        if matches!(state, Some(RegionState::Tombstone { peer: removed, .. }) if removed >= peer) {
+        let removed = match state {
+            Some(RegionState::Tombstone { peer: removed, .. }) => removed >= peer,
+            // Peer ids of a region only grow on a store: a smaller one was removed before the present one came.
+            Some(RegionState::Normal(region)) => region.peer_on(mine).is_some_and(|here| peer < here.id),
+            None => false,
+        };
+        if removed {
             batch.delete_range(&peer_start, &peer_end);
         }
         start = peer_end.to_vec();

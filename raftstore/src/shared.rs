@@ -64,7 +64,7 @@ pub(crate) struct Shared {
     /// Bytes of requests in the store.
     pub pending_bytes: Arc<AtomicU64>,
     /// Applied positions that changed since the last checkpoint, published after the write returned.
-    pub dirty: Mutex<BTreeMap<RegionId, (PeerId, LogId)>>,
+    pub dirty: Mutex<BTreeMap<(RegionId, PeerId), LogId>>,
     pub counters: Counters,
     fatal: FatalHook,
     failed: AtomicBool,

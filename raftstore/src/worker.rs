@@ -317,6 +317,7 @@ impl RaftWorker {
     fn on_create(&mut self, create: CreatePeer) -> Result<(), StoreError> {
         let CreatePeer { region, campaign } = create;
         let Some(me) = region.peer_on(self.env.shared.origin.store).copied() else { return Ok(()) };
+        self.dead.remove(&(region.id, me.id));
         let early = self.peers.remove(&region.id);
         let adopted = early.as_ref().filter(|p| p.info().id == me.id).map(|p| p.node.hard_state());
         let engine = self.env.shared.engine.clone();

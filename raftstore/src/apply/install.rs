@@ -31,7 +31,7 @@ impl ApplyWorker {
         states.put(&keys::apply_state(region.id), &applied.encode())?;
         all.push(states.finish()?);
         self.shared.engine.ingest(all)?;
-        self.shared.dirty.lock().insert(region.id, (peer, applied));
+        self.shared.dirty.lock().insert((region.id, peer), applied);
         let region = Arc::new(region);
         self.appliers.insert(region.id, Applier::new(region, peer, incarnation, applied));
         self.shared.links.log.send(LogMsg::Task(log));

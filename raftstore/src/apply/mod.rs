@@ -163,11 +163,11 @@ impl ApplyWorker {
         let mut dirty = self.shared.dirty.lock();
         for applied in &round.applied {
             if let Some(applier) = self.appliers.get(&applied.region) {
-                dirty.insert(applied.region, (applier.peer, applied.applied));
+                dirty.insert((applied.region, applier.peer), applied.applied);
             }
         }
         for (region, peer, _) in &round.destroyed {
-            dirty.insert(*region, (*peer, LogId::default()));
+            dirty.insert((*region, *peer), LogId::default());
         }
     }
 

@@ -13,7 +13,7 @@ use crate::state::LogId;
 impl Background {
     /// One cycle. The positions are taken before the flush begins, so every write they stand for had returned.
     pub(super) fn checkpoint(&mut self) {
-        let dirty: BTreeMap<RegionId, (PeerId, LogId)> = std::mem::take(&mut *self.shared.dirty.lock());
+        let dirty: BTreeMap<(RegionId, PeerId), LogId> = std::mem::take(&mut *self.shared.dirty.lock());
         if dirty.is_empty() {
             return;
         }
@@ -22,7 +22,7 @@ impl Background {
         }
         let workers = &self.shared.links.raft;
         let mut lists: Vec<Vec<(RegionId, PeerId, LogId)>> = vec![Vec::new(); workers.len()];
-        for (region, (peer, at)) in dirty {
+        for ((region, peer), at) in dirty {
             lists[(region.0 % workers.len() as u64) as usize].push((region, peer, at));
         }
         for (worker, list) in workers.iter().zip(lists) {

@@ -129,6 +129,10 @@ impl Peer {
 
     /// End of a turn: proposes what was gathered, unless enough of the region's entries are under way.
     pub(crate) fn flush_writes(&mut self, env: &mut Env) {
+        if !self.node.lead_transferee().is_zero() {
+            // The core refuses proposals while it hands over; who leads is decided within one election timeout.
+            return;
+        }
         let full = self.writes.encoder.bytes() >= ENTRY_BYTES_TARGET;
         if self.writes.has_gathered() && (full || self.writes.in_flight() < ENTRIES_IN_FLIGHT) {
             self.propose_gathered(env);
