@@ -1,0 +1,10 @@
+//! Checkers, one property a file. Each says what it holds and where the property comes from; each returns a sentence
+//! on what is wrong, with enough in it to find the place in a trace.
+
+pub mod agreement;
+pub mod history;
+pub mod leases;
+pub mod linear;
+pub mod positions;
+pub mod replicas;
+pub mod tiling;

@@ -1,0 +1,104 @@
+//! Simulated time: one global clock, and a clock per store that is off by an offset and a drift.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flotilla_engine::MemEngine;
+use flotilla_raftstore::{Clock, Time};
+
+/// Wall clock at global time 0, in milliseconds since the Unix epoch.
+const UNIX_MS_AT_START: u64 = 1_700_000_000_000;
+
+/// Global simulated time in microseconds, shared by everything in a run.
+#[derive(Clone, Default)]
+pub struct GlobalTime(Arc<AtomicU64>);
+
+impl GlobalTime {
+    /// Now.
+    pub fn now_us(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Moves on; time never goes back.
+    pub fn advance_to(&self, now_us: u64) {
+        assert!(now_us >= self.now_us(), "simulated time goes back");
+        self.0.store(now_us, Ordering::Relaxed);
+    }
+}
+
+/// A store's monotonic clock. Engine calls of the turn under way advance it, so that a worker that asks twice sees
+/// that its disk was slow.
+pub struct SimClock {
+    global: GlobalTime,
+    engine: Arc<MemEngine>,
+    offset_us: u64,
+    /// Microseconds gained per second of global time; may be negative.
+    drift_ppm: i64,
+    /// Time that engine calls of the present turn have taken.
+    within_us: AtomicU64,
+    /// Latest moment told; the clock never goes back.
+    floor_us: AtomicU64,
+}
+
+impl SimClock {
+    /// A clock that shows `offset_us` at global time 0.
+    pub fn new(global: GlobalTime, engine: Arc<MemEngine>, offset_us: u64, drift_ppm: i64) -> Self {
+        let (within_us, floor_us) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { global, engine, offset_us, drift_ppm, within_us, floor_us }
+    }
+
+    /// What the clock shows at a global moment.
+    pub fn local_us(&self, global_us: u64) -> u64 {
+        let drift = i128::from(global_us) * i128::from(self.drift_ppm) / 1_000_000;
+        let local = i128::from(self.offset_us) + i128::from(global_us) + drift;
+        u64::try_from(local).expect("drift is far below 100 %")
+    }
+
+    /// The first global moment at which the clock shows `local` or more.
+    pub fn global_us(&self, local: Time) -> u64 {
+        if local.0 <= self.offset_us {
+            return 0;
+        }
+        let since = i128::from(local.0 - self.offset_us);
+        let mut guess = since * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm));
+        while guess < i128::from(u64::MAX / 4) && self.local_us(guess as u64) < local.0 {
+            guess += 1;
+        }
+        u64::try_from(guess).unwrap_or(u64::MAX)
+    }
+
+    /// Ends a turn; returns how long its engine calls took.
+    pub fn end_turn(&self) -> u64 {
+        self.within_us.fetch_add(self.engine.take_elapsed_us(), Ordering::Relaxed);
+        self.within_us.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Time {
+        let within = self.engine.take_elapsed_us();
+        let within = self.within_us.fetch_add(within, Ordering::Relaxed) + within;
+        let now = self.local_us(self.global.now_us()) + within;
+        Time(self.floor_us.fetch_max(now, Ordering::Relaxed).max(now))
+    }
+
+    fn unix_ms(&self) -> u64 {
+        UNIX_MS_AT_START + self.global.now_us() / 1_000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_and_global_time_are_inverse() {
+        for drift in [-5_000, 0, 5_000] {
+            let clock = SimClock::new(GlobalTime::default(), MemEngine::new(1), 77, drift);
+            for global in [0, 1, 999, 1_000_000, 123_456_789] {
+                let back = clock.global_us(Time(clock.local_us(global)));
+                assert!(back <= global && clock.local_us(back) == clock.local_us(global));
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! One machine of the simulated cluster: a disk, a clock, and, while the process lives, a real store.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use flotilla_engine::{Engine, EngineSnapshot, MemEngine, Prng};
+use flotilla_placement::{StoreRecord, StoreUuid};
+use flotilla_proto::flotilla as pb;
+use flotilla_raftstore::{
+    FORMAT, LocalRead, ReadGrant, Seams, Store, StoreConfig, StoreError, Time, Turn, Workers,
+};
+use flotilla_region::{ClusterId, StoreId};
+
+use super::clock::{GlobalTime, SimClock};
+use super::effects::{CallId, Effect, Effects, Life};
+use super::kv::KvMachine;
+use super::network::SimTransport;
+use super::profile::Profile;
+use crate::check::agreement::Agreement;
+
+/// The cluster of every run.
+pub const CLUSTER: ClusterId = ClusterId(77);
+
+/// The store of the machine that founds the cluster.
+pub const FOUNDER: StoreId = StoreId(1);
+
+/// Identity of a machine's disk.
+fn uuid_of(machine: u64) -> [u8; 16] {
+    [machine as u8; 16]
+}
+
+/// The address by which placement knows a machine.
+fn address_of(machine: u64) -> String {
+    format!("machine-{machine}:1")
+}
+
+/// What a machine says to join a cluster.
+pub fn join_request(machine: u64) -> pb::JoinRequest {
+    pb::JoinRequest {
+        uuid: Bytes::copy_from_slice(&uuid_of(machine)),
+        address: address_of(machine),
+        format_max: FORMAT,
+        ..pb::JoinRequest::default()
+    }
+}
+
+/// A worker and when it has its next turn.
+pub struct Worker {
+    /// The state machine.
+    pub turn: Box<dyn Turn>,
+    /// Its name, for traces.
+    pub name: String,
+    /// Global time of the next turn; `u64::MAX` = none planned.
+    pub due_us: u64,
+    /// Names the planned turn, so that an older plan is ignored.
+    pub plan: u64,
+    /// Until when it is busy with the last one, or stalled.
+    pub busy_until_us: u64,
+}
+
+/// A running store.
+pub struct Running {
+    /// The handle.
+    pub store: Store,
+    /// Its workers, in the order of [`Workers::turns`].
+    pub workers: Vec<Worker>,
+}
+
+/// A read between its steps on the store.
+pub enum Reading {
+    /// Under the lease, checked once.
+    Begun(LocalRead),
+    /// Under the lease, with the view taken.
+    Viewed(LocalRead, Arc<dyn EngineSnapshot>),
+    /// Granted by the raft worker.
+    Granted(ReadGrant),
+}
+
+/// A machine.
+pub struct Host {
+    /// The store's id.
+    pub id: StoreId,
+    /// Its disk.
+    pub engine: Arc<MemEngine>,
+    /// Its clock.
+    pub clock: Arc<SimClock>,
+    /// Its configuration.
+    pub config: StoreConfig,
+    /// Number of the present life, or of the last one.
+    pub life: Life,
+    /// The process, if it lives.
+    pub running: Option<Running>,
+    /// Nothing happens in the process before.
+    pub paused_until_us: u64,
+    /// Reads that clients have under way here. They hold views of the disk, so they end with the process.
+    pub readings: BTreeMap<CallId, Reading>,
+}
+
+impl Host {
+    /// The first machine, which founds the cluster.
+    pub fn found(profile: &Profile, global: &GlobalTime, rng: &mut Prng) -> Self {
+        let host = Self::new(FOUNDER, profile, global, rng);
+        let founder = StoreRecord {
+            uuid: StoreUuid(uuid_of(1)),
+            address: address_of(1),
+            format_max: FORMAT,
+            ..StoreRecord::default()
+        };
+        Store::bootstrap(&*host.engine, CLUSTER, founder).expect("the disk is healthy");
+        host
+    }
+
+    /// A machine that the cluster has accepted as store `id`.
+    pub fn join(id: StoreId, machine: u64, profile: &Profile, global: &GlobalTime, rng: &mut Prng) -> Self {
+        let host = Self::new(id, profile, global, rng);
+        let uuid = Bytes::copy_from_slice(&uuid_of(machine));
+        Store::init(&*host.engine, CLUSTER, id, uuid).expect("the disk is healthy");
+        host
+    }
+
+    fn new(id: StoreId, profile: &Profile, global: &GlobalTime, rng: &mut Prng) -> Self {
+        let engine = MemEngine::new(rng.next_u64());
+        let drift_max = profile.drift_ppm_max;
+        let drift_ppm = rng.below(2 * drift_max + 1) as i64 - drift_max as i64;
+        let offset_us = rng.below(1_000_000_000);
+        let clock = Arc::new(SimClock::new(global.clone(), engine.clone(), offset_us, drift_ppm));
+        let config = StoreConfig { seed: rng.next_u64(), ..profile.config.clone() };
+        Self {
+            id,
+            engine,
+            clock,
+            config,
+            life: Life(0),
+            running: None,
+            paused_until_us: 0,
+            readings: BTreeMap::new(),
+        }
+    }
+
+    /// Starts the process on the disk as it is.
+    ///
+    /// # Errors
+    /// The store refuses its disk.
+    pub fn start(
+        &mut self,
+        effects: &Effects,
+        agreement: &Arc<Mutex<Agreement>>,
+        rng: &mut Prng,
+    ) -> Result<(), StoreError> {
+        assert!(self.running.is_none(), "store {} runs already", self.id);
+        self.life = Life(self.life.0 + 1);
+        let (store, life) = (self.id, self.life);
+        self.config.seed = rng.next_u64();
+        let told = effects.clone();
+        let seams = Seams {
+            engine: self.engine.clone(),
+            transport: Arc::new(SimTransport { store, life, effects: effects.clone() }),
+            clock: self.clock.clone(),
+            machine: Arc::new(KvMachine::new(agreement.clone())),
+            fatal: Arc::new(move |error| told.push(store, life, Effect::Fatal(error.to_string()))),
+        };
+        let (handle, Workers { turns, .. }) = Store::open(self.config.clone(), seams)?;
+        let workers = turns.into_iter().map(|turn| {
+            let name = turn.name();
+            Worker { turn, name, due_us: u64::MAX, plan: 0, busy_until_us: 0 }
+        });
+        self.running = Some(Running { store: handle, workers: workers.collect() });
+        self.paused_until_us = 0;
+        Ok(())
+    }
+
+    /// Ends the process at once. Its callbacks are dropped in its next life, so nobody takes them for a bug.
+    pub fn stop(&mut self) {
+        self.life = Life(self.life.0 + 1);
+        self.readings.clear();
+        self.running = None;
+    }
+
+    /// The handle of the running store.
+    pub fn store(&self) -> Option<&Store> {
+        self.running.as_ref().map(|running| &running.store)
+    }
+
+    /// A view of the disk's data now.
+    pub fn engine_snapshot(&self) -> Arc<dyn EngineSnapshot> {
+        self.engine.snapshot()
+    }
+
+    /// One turn of a worker at a global moment. Returns whether work is left, when the worker wants its next turn in
+    /// any case, and how long the disk took.
+    pub fn take_turn(&mut self, worker: usize, now_us: u64) -> (bool, u64, u64) {
+        let local = Time(self.clock.local_us(now_us));
+        let Some(running) = &mut self.running else { return (false, u64::MAX, 0) };
+        let turn = &mut running.workers[worker].turn;
+        let more = turn.turn(local);
+        let deadline = turn.deadline();
+        let took_us = self.clock.end_turn();
+        let deadline_us = if deadline == Time(u64::MAX) { u64::MAX } else { self.clock.global_us(deadline) };
+        (more, deadline_us, took_us)
+    }
+}

@@ -1,0 +1,29 @@
+//! The deterministic simulator: whole clusters of real stores in one thread.
+//!
+//! A [`world::World`] is a heap of events over [`host::Host`]s (a [`flotilla_engine::MemEngine`], a clock, and a real
+//! [`flotilla_raftstore::Store`] while the process lives), a [`network`] that carries encoded frames, [`clients`] with
+//! their history, an [`operator`] and a [`nemesis`] that makes faults. One seed draws everything:
+//! sizes, delays, faults ([`profile`]), who has the next turn, what a crash leaves. The same seed gives the same run.
+//!
+//! A run has three parts: faults while clients work; then everything is mended, and the cluster must come to rest
+//! within a bound; then every key is read and the checkers of [`crate::check`] judge the whole.
+//!
+//! Missing: merges; wiped disks.
+
+pub mod clients;
+pub mod clock;
+mod describe;
+pub mod effects;
+pub mod host;
+pub mod kv;
+pub mod nemesis;
+pub mod network;
+pub mod operator;
+pub mod profile;
+pub mod routes;
+pub mod run;
+mod serving;
+pub mod stats;
+pub mod trace;
+pub mod watch;
+pub mod world;

@@ -1,0 +1,269 @@
+//! Makes faults, of the kinds that the profile allows, and orders splits, moves and transfers.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use flotilla_engine::{Call, Fault as DiskFault, FaultKind, Faults, Prng};
+use flotilla_raftstore::{AdminCommand, PeerChange, PeerStatus};
+use flotilla_region::{Peer, PeerRole, RegionId, Space, StoreId};
+
+use super::clients::key_bytes;
+use super::profile::Fault;
+use super::world::{Event, World};
+
+/// The nemesis.
+pub struct Nemesis {
+    rng: Prng,
+    active: bool,
+    /// Stores whose disk it has broken.
+    broken: BTreeSet<StoreId>,
+}
+
+impl Nemesis {
+    /// A nemesis that waits.
+    pub fn new(rng: Prng) -> Self {
+        Self { rng, active: false, broken: BTreeSet::new() }
+    }
+
+    /// Whether it has broken a store's disk.
+    pub fn has_broken(&self, store: StoreId) -> bool {
+        self.broken.contains(&store)
+    }
+}
+
+impl World {
+    /// Faults begin.
+    pub fn begin_chaos(&mut self) {
+        self.nemesis.active = !self.profile.faults.is_empty();
+        self.network.loss_permille = self.profile.net.loss_permille;
+        self.plan(0, Event::Nemesis);
+    }
+
+    /// Faults end: everything runs again, on healthy disks and a whole network.
+    pub fn end_chaos(&mut self) {
+        self.nemesis.active = false;
+        self.network.heal();
+        let now = self.now_us();
+        self.trace.note(now, &[30], || "faults end".into());
+        for id in self.hosts.keys().copied().collect::<Vec<_>>() {
+            self.repair_disk(id);
+            if let Some(host) = self.hosts.get_mut(&id) {
+                host.paused_until_us = host.paused_until_us.min(now);
+                if let Some(running) = &mut host.running {
+                    running.workers.iter_mut().for_each(|w| w.busy_until_us = w.busy_until_us.min(now));
+                }
+            }
+            self.start(id);
+            self.wake(id);
+        }
+    }
+
+    /// Gives every worker of a store a turn soon.
+    fn wake(&mut self, id: StoreId) {
+        let now = self.now_us();
+        let count = self.hosts.get(&id).and_then(|h| h.running.as_ref()).map_or(0, |r| r.workers.len());
+        (0..count).for_each(|worker| self.plan_soon(id, worker, now));
+    }
+
+    /// The nemesis acts once.
+    pub(super) fn strike(&mut self) {
+        if !self.nemesis.active {
+            return;
+        }
+        let pause = 10_000 + self.nemesis.rng.below(self.profile.nemesis_us_max);
+        self.plan(pause, Event::Nemesis);
+        let fault = *self.nemesis.rng.pick(&self.profile.faults);
+        let all: Vec<StoreId> = self.hosts.keys().copied().collect();
+        let store = *self.nemesis.rng.pick(&all);
+        match fault {
+            Fault::Kill | Fault::PowerCut => self.strike_down(store, fault == Fault::PowerCut),
+            Fault::Blackout => {
+                if self.nemesis.rng.chance(1, 3) {
+                    all.into_iter().for_each(|id| self.strike_down(id, true));
+                }
+            }
+            Fault::Pause => self.pause(store),
+            Fault::Stall => self.stall(store),
+            Fault::Isolate | Fault::OneWay => self.cut(store, fault == Fault::OneWay),
+            Fault::SlowDisk | Fault::FailDisk => self.spoil_disk(store, fault == Fault::FailDisk),
+            Fault::Checkpoint => {
+                if let Some(store) = self.hosts[&store].store() {
+                    store.checkpoint(Box::new(|| {}));
+                }
+                self.plan_turns(store, self.now_us());
+            }
+            Fault::Split | Fault::Move | Fault::Transfer => self.disturb_region(fault),
+        }
+    }
+
+    // ---- processes and machines ----
+
+    /// Ends a process, or cuts a machine's power; it starts again later.
+    fn strike_down(&mut self, id: StoreId, power_cut: bool) {
+        if self.hosts[&id].running.is_none() {
+            return;
+        }
+        self.stop(id, if power_cut { "power cut" } else { "kill -9" });
+        let engine = &self.hosts[&id].engine;
+        let report = if power_cut { engine.crash() } else { engine.kill() };
+        if power_cut {
+            self.stats.power_cuts += 1;
+        } else {
+            self.stats.kills += 1;
+        }
+        let now = self.now_us();
+        self.trace.note(now, &[31, id.0], || format!("disk of store {id}: {report:?}"));
+        let long = self.nemesis.rng.chance(1, 4);
+        let after = 20_000 + self.nemesis.rng.below(if long { 5_000_000 } else { 800_000 });
+        self.plan(after, Event::Restart(id));
+    }
+
+    /// A store met an error that it cannot go on from: its process ends, and starts again on a healthy disk.
+    pub(super) fn on_fatal(&mut self, id: StoreId, error: &str) {
+        let why = format!("fatal error: {error}");
+        self.stop(id, &why);
+        let host = &self.hosts[&id];
+        if self.nemesis.rng.chance(1, 2) {
+            host.engine.crash()
+        } else {
+            host.engine.kill()
+        };
+        self.repair_disk(id);
+        let after = 20_000 + self.nemesis.rng.below(1_500_000);
+        self.plan(after, Event::Restart(id));
+    }
+
+    fn pause(&mut self, id: StoreId) {
+        let now = self.now_us();
+        let us = 50_000 + self.nemesis.rng.below(2_500_000);
+        let Some(host) = self.hosts.get_mut(&id).filter(|h| h.running.is_some()) else { return };
+        host.paused_until_us = host.paused_until_us.max(now + us);
+        self.stats.pauses += 1;
+        self.trace.note(now, &[32, id.0, us], || format!("store {id} stands still for {} ms", us / 1_000));
+    }
+
+    fn stall(&mut self, id: StoreId) {
+        let now = self.now_us();
+        let us = 50_000 + self.nemesis.rng.below(2_500_000);
+        let Some(running) = self.hosts.get_mut(&id).and_then(|h| h.running.as_mut()) else { return };
+        let number = self.nemesis.rng.index(running.workers.len());
+        let worker = &mut running.workers[number];
+        worker.busy_until_us = worker.busy_until_us.max(now + us);
+        let name = worker.name.clone();
+        self.stats.pauses += 1;
+        self.trace.note(now, &[33, id.0, number as u64, us], || {
+            format!("worker {name} of store {id} stands still for {} ms", us / 1_000)
+        });
+    }
+
+    // ---- network and disks ----
+
+    fn cut(&mut self, id: StoreId, one_way: bool) {
+        let now = self.now_us();
+        let others: Vec<StoreId> = self.hosts.keys().copied().filter(|o| *o != id).collect();
+        if others.is_empty() {
+            return;
+        }
+        if one_way {
+            let other = *self.nemesis.rng.pick(&others);
+            let (from, to) = if self.nemesis.rng.chance(1, 2) { (id, other) } else { (other, id) };
+            self.network.cut(from, to);
+            self.trace.note(now, &[34, from.0, to.0], || format!("no way from {from} to {to}"));
+        } else {
+            for other in others {
+                self.network.cut(id, other);
+                self.network.cut(other, id);
+            }
+            self.trace.note(now, &[35, id.0], || format!("store {id} is cut off"));
+        }
+        self.stats.cuts += 1;
+        let after = 100_000 + self.nemesis.rng.below(3_000_000);
+        self.plan(after, Event::Mend);
+    }
+
+    fn spoil_disk(&mut self, id: StoreId, fail: bool) {
+        let rng = &mut self.nemesis.rng;
+        let calls = [Call::LogWrite, Call::LogSync, Call::LogFlush, Call::Write, Call::Flush, Call::Ingest];
+        let call = *rng.pick(&calls);
+        let faults = if fail {
+            let kind = if rng.chance(1, 3) { FaultKind::NoSpace } else { FaultKind::Io };
+            Faults::none().fail(call, DiskFault { kind, after: rng.below(20), times: 1 })
+        } else {
+            let us = *rng.pick(&[2_000, 20_000, 300_000]);
+            Faults::none().slow(Call::LogSync, us).slow(Call::LogRead, us / 20).slow(call, us)
+        };
+        let after = 300_000 + rng.below(2_000_000);
+        let now = self.now_us();
+        self.trace.note(now, &[36, id.0], || format!("disk of store {id}: {faults:?}"));
+        if fail {
+            self.nemesis.broken.insert(id);
+        }
+        self.hosts[&id].engine.set_faults(faults);
+        self.plan(after, Event::RepairDisk(id));
+    }
+
+    pub(super) fn repair_disk(&mut self, id: StoreId) {
+        self.hosts[&id].engine.set_faults(Faults::none());
+    }
+
+    // ---- regions ----
+
+    fn disturb_region(&mut self, fault: Fault) {
+        let led: Vec<PeerStatus> = self.operator.leaders().cloned().collect();
+        if led.is_empty() {
+            return;
+        }
+        let status = self.nemesis.rng.pick(&led).clone();
+        match fault {
+            Fault::Split => self.split(&status),
+            Fault::Move => self.move_replica(&status),
+            _ => {
+                let voters: Vec<&Peer> =
+                    status.region.peers.iter().filter(|p| p.role == PeerRole::Voter).collect();
+                if !voters.is_empty() {
+                    let to = self.nemesis.rng.pick(&voters).id;
+                    self.administer(&status, AdminCommand::TransferLeader(to));
+                }
+            }
+        }
+    }
+
+    fn split(&mut self, status: &PeerStatus) {
+        if status.region.space == Space::Meta || status.region.id == RegionId::SENTINEL {
+            return;
+        }
+        let mut keys: Vec<Bytes> = (0..1 + self.nemesis.rng.below(2))
+            .map(|_| key_bytes(self.nemesis.rng.index(self.profile.keys)))
+            .filter(|key| status.region.range.contains(key) && *key > status.region.range.start)
+            .collect();
+        keys.sort();
+        keys.dedup();
+        if keys.is_empty() {
+            return;
+        }
+        self.administer(status, AdminCommand::Split { keys });
+    }
+
+    /// Removes a replica (placement makes a new one), or swaps a voter for a learner in one joint step.
+    fn move_replica(&mut self, status: &PeerStatus) {
+        let region = &status.region;
+        let others: Vec<Peer> = region.peers.iter().filter(|p| p.id != status.peer.id).copied().collect();
+        if others.is_empty() {
+            return;
+        }
+        let gone = *self.nemesis.rng.pick(&others);
+        let learner = region.peers.iter().find(|p| p.role == PeerRole::Learner).copied();
+        let changes = match learner {
+            Some(learner) if learner.id != gone.id => vec![
+                PeerChange::AddVoter(Peer { role: PeerRole::Voter, ..learner }),
+                PeerChange::AddLearner(Peer { role: PeerRole::Learner, ..gone }),
+            ],
+            _ if self.nemesis.rng.chance(1, 2) => match self.new_learner(region) {
+                Some(change) => vec![change],
+                None => vec![PeerChange::Remove(gone.id)],
+            },
+            _ => vec![PeerChange::Remove(gone.id)],
+        };
+        self.administer(status, AdminCommand::ChangePeers(changes));
+    }
+}

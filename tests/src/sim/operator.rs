@@ -1,0 +1,123 @@
+//! A person at the controls: looks at all stores now and then, and gives the administrative commands that the nemesis
+//! draws. Placement itself is the stores' own.
+
+use std::collections::BTreeMap;
+
+use flotilla_engine::Prng;
+use flotilla_raftstore::{AdminCommand, PeerChange, PeerStatus, RequestError};
+use flotilla_region::{Peer, PeerId, PeerRole, Region, RegionId, Space, StoreId};
+
+use super::effects::{Answer, CallId, Callback, Effect};
+use super::world::{Event, World};
+
+/// Pause between looks.
+const LOOK_US: u64 = 150_000;
+
+/// What the operator knows and has under way.
+pub struct Operator {
+    rng: Prng,
+    /// The latest leader seen of each region.
+    leaders: BTreeMap<RegionId, PeerStatus>,
+    /// Every peer at the last look, by store.
+    pub peers: BTreeMap<StoreId, BTreeMap<RegionId, PeerStatus>>,
+    /// Commands under way, with their regions.
+    underway: BTreeMap<CallId, RegionId>,
+}
+
+impl Operator {
+    /// An operator that knows nothing.
+    pub fn new(rng: Prng) -> Self {
+        Self { rng, leaders: BTreeMap::new(), peers: BTreeMap::new(), underway: BTreeMap::new() }
+    }
+
+    /// The user region of a key, with its leader, as last seen.
+    pub fn find(&self, key: &[u8]) -> Option<(Region, Option<PeerId>)> {
+        let holds = |r: &Region| r.space == Space::User && r.range.contains(key);
+        let newest =
+            self.leaders.values().filter(|s| holds(&s.region)).max_by_key(|s| s.region.epoch.version)?;
+        Some(((*newest.region).clone(), Some(newest.leader)))
+    }
+
+    /// The latest leader seen of every region that is not known to be gone.
+    pub fn leaders(&self) -> impl Iterator<Item = &PeerStatus> {
+        self.leaders.values()
+    }
+}
+
+impl World {
+    /// Looks at the cluster.
+    pub fn operate(&mut self) {
+        self.plan(LOOK_US, Event::Operate);
+        let now = self.now_us();
+        let ids: Vec<StoreId> = self.hosts.keys().copied().collect();
+        for id in ids {
+            let Some(host) = self.hosts.get(&id) else { continue };
+            let Some(store) = host.store() else { continue };
+            let (effects, life) = (self.effects.clone(), host.life);
+            store.inspect(move |list| effects.push(id, life, Effect::Statuses(list)));
+            self.plan_turns(id, now);
+        }
+    }
+
+    /// A raft worker told the state of its peers.
+    pub(super) fn on_statuses(&mut self, store: StoreId, list: Vec<PeerStatus>) {
+        for status in list {
+            self.check_status(store, &status);
+            let id = status.region.id;
+            if status.is_leader {
+                let newer = self.operator.leaders.get(&id).is_none_or(|known| {
+                    status.term > known.term
+                        || status.term == known.term
+                            && !status.region.epoch.is_stale_against(&known.region.epoch)
+                });
+                if newer {
+                    self.operator.leaders.insert(id, status.clone());
+                }
+            }
+            self.operator.peers.entry(store).or_default().insert(id, status);
+        }
+    }
+
+    /// A learner on a store that holds no peer of the region, with an id from a running store's window.
+    pub(super) fn new_learner(&mut self, region: &Region) -> Option<PeerChange> {
+        let running = self.hosts.values().filter(|h| h.running.is_some());
+        let id = running.clone().find_map(|h| h.store()?.take_ids(1))?;
+        let free: Vec<StoreId> = running.filter(|h| region.peer_on(h.id).is_none()).map(|h| h.id).collect();
+        if free.is_empty() {
+            return None;
+        }
+        let store = *self.operator.rng.pick(&free);
+        Some(PeerChange::AddLearner(Peer { id: PeerId(id[0]), store, role: PeerRole::Learner }))
+    }
+
+    /// Gives an administrative command to the supposed leader of a region.
+    pub fn administer(&mut self, status: &PeerStatus, command: AdminCommand) {
+        let (store, region, now) = (status.peer.store, status.region.id, self.now_us());
+        let Some(host) = self.hosts.get(&store).filter(|h| h.running.is_some()) else { return };
+        let life = host.life;
+        let call = self.clients.next_call();
+        self.trace.note(now, &[20, region.0, store.0], || {
+            format!("operator asks store {store} of region {region}: {command:?}")
+        });
+        let callback = Callback::new(&self.effects, store, life, call);
+        self.clients.open.insert(call, (store, life));
+        self.operator.underway.insert(call, region);
+        let done = Box::new(move |result| callback.answer(Answer::Administered(result)));
+        if let Some(store) = self.hosts[&store].store() {
+            store.admin(region, Some(status.region.epoch), command, done);
+        }
+        self.plan_turns(store, now);
+    }
+
+    /// An administrative command has ended.
+    pub(super) fn on_administered(&mut self, call: CallId, result: Result<Vec<Region>, RequestError>) {
+        let Some(region) = self.operator.underway.remove(&call) else { return };
+        let now = self.now_us();
+        self.trace.note(now, &[21, region.0, u64::from(result.is_ok())], || {
+            format!("operator hears of region {region}: {result:?}")
+        });
+        if result.is_ok() {
+            self.stats.changes += 1;
+        }
+    }
+}

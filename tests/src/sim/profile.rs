@@ -1,0 +1,195 @@
+//! What a seed draws before a run begins: sizes, limits, delays, which faults and which features (swarm testing:
+//! Groce et al., "Swarm Testing", ISSTA 2012).
+
+use flotilla_engine::Prng;
+use flotilla_placement::PlacementConfig;
+use flotilla_raftstore::StoreConfig;
+
+/// Delays and faults of the network.
+#[derive(Clone, Debug)]
+pub struct NetProfile {
+    /// Delay of a frame, `[low, high)`.
+    pub delay_us: (u64, u64),
+    /// Share of messages that take twenty times as long.
+    pub slow_permille: u64,
+    /// Share of frames that arrive twice.
+    pub duplicate_permille: u64,
+    /// Share of frames that may overtake earlier ones.
+    pub reorder_permille: u64,
+    /// Share of stream parts at which the stream breaks.
+    pub break_permille: u64,
+    /// Loss of frames while faults are on.
+    pub loss_permille: u64,
+}
+
+/// A kind of action that the nemesis may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// A process is killed: `data` falls back.
+    Kill,
+    /// A machine loses power: `log` loses what was not synced, too.
+    PowerCut,
+    /// All machines lose power at once.
+    Blackout,
+    /// A process stands still.
+    Pause,
+    /// One worker of a process stands still.
+    Stall,
+    /// A store is cut off.
+    Isolate,
+    /// One direction between two stores is cut.
+    OneWay,
+    /// A disk becomes slow.
+    SlowDisk,
+    /// A disk fails.
+    FailDisk,
+    /// A region is split.
+    Split,
+    /// A replica is removed or moved.
+    Move,
+    /// Leadership is handed over.
+    Transfer,
+    /// A store makes its data durable and truncates its logs.
+    Checkpoint,
+}
+
+/// Every fault, with the share of seeds that have it, of 100.
+const FAULTS: [(Fault, u64); 13] = [
+    (Fault::Kill, 50),
+    (Fault::PowerCut, 50),
+    (Fault::Blackout, 15),
+    (Fault::Pause, 40),
+    (Fault::Stall, 40),
+    (Fault::Isolate, 50),
+    (Fault::OneWay, 30),
+    (Fault::SlowDisk, 25),
+    (Fault::FailDisk, 15),
+    (Fault::Split, 50),
+    (Fault::Move, 50),
+    (Fault::Transfer, 50),
+    (Fault::Checkpoint, 50),
+];
+
+/// Everything that is drawn before a run.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Stores at the start.
+    pub stores: u64,
+    /// Replicas that every region shall have.
+    pub replicas: usize,
+    /// Clients.
+    pub clients: usize,
+    /// Keys that clients use.
+    pub keys: usize,
+    /// Largest value in bytes.
+    pub value_bytes_max: u64,
+    /// Pause of a client between operations, at most.
+    pub think_us_max: u64,
+    /// How long faults go on.
+    pub chaos_us: u64,
+    /// Pause between the nemesis's actions, at most.
+    pub nemesis_us_max: u64,
+    /// Delay between a message for a worker and its turn, at most.
+    pub turn_us_max: u64,
+    /// Largest drift of a store's clock, in parts per million.
+    pub drift_ppm_max: u64,
+    /// The network.
+    pub net: NetProfile,
+    /// What the nemesis may do.
+    pub faults: Vec<Fault>,
+    /// What all stores have in common; each draws its own seed and workers.
+    pub config: StoreConfig,
+}
+
+impl Profile {
+    /// Draws a profile.
+    pub fn draw(rng: &mut Prng) -> Self {
+        let stores = *rng.pick(&[3, 3, 3, 3, 3, 3, 4, 5, 5, 1]);
+        let faults = FAULTS.iter().filter(|(_, share)| rng.chance(*share, 100)).map(|(f, _)| *f).collect();
+        let replicas = if stores >= 5 && rng.chance(1, 3) { 5 } else { 3 };
+        let config = draw_config(rng, replicas);
+        Self {
+            stores,
+            replicas: replicas.min(stores as usize),
+            clients: rng.range(1..7) as usize,
+            keys: *rng.pick(&[2, 6, 12, 24]),
+            value_bytes_max: *rng.pick(&[16, 100, 600]),
+            think_us_max: *rng.pick(&[3_000, 20_000, 100_000]),
+            chaos_us: rng.range(2_000..7_000) * 1_000,
+            nemesis_us_max: *rng.pick(&[200_000, 600_000, 1_500_000]),
+            turn_us_max: *rng.pick(&[10, 100, 1_000, 4_000]),
+            drift_ppm_max: *rng.pick(&[0, 200, 5_000]),
+            net: draw_net(rng),
+            faults,
+            config,
+        }
+    }
+
+    /// A quiet run for first steps: no faults at all.
+    pub fn calm(mut self) -> Self {
+        self.faults.clear();
+        self.net.duplicate_permille = 0;
+        self.net.reorder_permille = 0;
+        self.net.break_permille = 0;
+        self.net.loss_permille = 0;
+        self
+    }
+}
+
+fn draw_net(rng: &mut Prng) -> NetProfile {
+    NetProfile {
+        delay_us: *rng.pick(&[(50, 300), (200, 3_000), (1_000, 20_000)]),
+        slow_permille: *rng.pick(&[0, 0, 5]),
+        duplicate_permille: *rng.pick(&[0, 0, 5, 50]),
+        reorder_permille: *rng.pick(&[0, 0, 20]),
+        break_permille: *rng.pick(&[0, 0, 20, 150]),
+        loss_permille: *rng.pick(&[0, 0, 10, 50, 200]),
+    }
+}
+
+/// Relations that [`StoreConfig::check`] demands hold for every draw.
+fn draw_config(rng: &mut Prng, replicas: usize) -> StoreConfig {
+    let tick_ms = *rng.pick(&[50, 100]);
+    StoreConfig {
+        raft_workers: rng.range(1..4) as usize,
+        apply_workers: rng.range(1..4) as usize,
+        tick_ms,
+        election_ticks: 6,
+        heartbeat_ticks: *rng.pick(&[1, 2]),
+        lease_ms: tick_ms * 9 / 2,
+        entry_bytes_max: 64 << 10,
+        append_bytes_max: *rng.pick(&[300, 4_000, 1 << 20]),
+        inflight_messages_max: *rng.pick(&[1, 4, 64]),
+        inflight_bytes_max: 1 << 20,
+        uncommitted_bytes_max: 1 << 20,
+        committed_bytes_max: *rng.pick(&[500, 4_000, 1 << 20]),
+        entry_cache_bytes: *rng.pick(&[0, 2_000, 1 << 20]),
+        turn_messages_max: *rng.pick(&[1, 3, 20, 4_096]),
+        log_batch_bytes_max: *rng.pick(&[16, 2_000, 1 << 20]),
+        apply_batch_bytes_max: *rng.pick(&[16, 2_000, 1 << 20]),
+        checkpoint_interval_ms: *rng.pick(&[500, 2_000, 10_000]),
+        checkpoint_log_bytes: 1 << 30,
+        log_keep_entries: *rng.pick(&[0, 5, 100]),
+        log_force_entries: *rng.pick(&[10, 50, 100_000]),
+        split_bytes: *rng.pick(&[0, 0, 2_000, 10_000]),
+        split_keys_max: *rng.pick(&[1, 3]),
+        split_check_ms: 500,
+        snapshot_send_max: *rng.pick(&[1, 3]),
+        snapshot_receive_max: *rng.pick(&[1, 3]),
+        snapshot_chunk_bytes: *rng.pick(&[1, 500, 1 << 20]),
+        snapshot_timeout_ms: 3_000,
+        stale_peer_ms: 3_000,
+        report_ms: *rng.pick(&[50, 200]),
+        placement: PlacementConfig {
+            replicas,
+            meta_replicas: replicas,
+            store_silent_ms: 3_000,
+            store_settle_ms: 1_000,
+            report_wait_ms: 3_000,
+            operator_expire_ms: 3_000,
+            learner_stuck_ms: 10_000,
+            ..PlacementConfig::default()
+        },
+        ..StoreConfig::default()
+    }
+}

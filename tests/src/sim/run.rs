@@ -1,0 +1,201 @@
+//! One run from seed to verdict.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use flotilla_engine::Prng;
+use flotilla_raftstore::PeerStatus;
+use flotilla_region::{PeerRole, Region, RegionId};
+
+use super::profile::Profile;
+use super::stats::Stats;
+use super::world::World;
+use crate::check::linear::{Verdict, check};
+use crate::check::tiling::{check_tiling, regions_on};
+
+/// How long the cluster has before faults begin.
+const WARM_UP_US: u64 = 1_500_000;
+/// How long it may take to come to rest after the last fault.
+const REST_US_MAX: u64 = 60_000_000;
+/// How often it is asked whether it has.
+const REST_LOOK_US: u64 = 200_000;
+
+/// How to run a seed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Print every event.
+    pub print: bool,
+    /// No faults.
+    pub calm: bool,
+    /// Simulated seconds with faults; 0 = as the seed draws.
+    pub seconds: u64,
+}
+
+/// What became of a seed.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// What went wrong, if anything did.
+    pub violation: Option<String>,
+    /// Hash of everything that happened.
+    pub hash: u64,
+    /// Number of events.
+    pub events: u64,
+    /// Simulated time.
+    pub simulated_us: u64,
+    /// Counts.
+    pub stats: Stats,
+}
+
+/// Runs one seed. A panic inside a store is a violation like any other.
+pub fn run_seed(seed: u64, options: Options) -> Outcome {
+    let mut profile = Profile::draw(&mut Prng::new(seed ^ 0x5eed_5eed));
+    if options.calm {
+        profile = profile.calm();
+    }
+    if options.seconds > 0 {
+        profile.chaos_us = options.seconds * 1_000_000;
+    }
+    let mut world = World::new(seed, profile, options.print);
+    if options.print {
+        println!("{:#?}", world.profile);
+    }
+    let ran = catch_unwind(AssertUnwindSafe(|| play(&mut world)));
+    let violation = match ran {
+        Ok(()) => world.violation().cloned(),
+        Err(panic) => Some(format!("panic: {}", panic_text(&*panic))),
+    };
+    let stats = world.final_stats();
+    let (hash, events) = (world.trace.hash(), world.trace.events());
+    let simulated_us = world.now_us();
+    // A world in which a store panicked may not be fit to be dropped in order.
+    if violation.as_ref().is_some_and(|v| v.starts_with("panic")) {
+        std::mem::forget(world);
+    }
+    Outcome { seed, violation, hash, events, simulated_us, stats }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()
+}
+
+fn play(world: &mut World) {
+    world.run_until(WARM_UP_US);
+    world.start_clients();
+    world.begin_chaos();
+    let end = world.now_us() + world.profile.chaos_us;
+    world.run_until(end);
+    world.end_chaos();
+    world.clients.stopped = true;
+    if !world.come_to_rest() {
+        return;
+    }
+    world.read_everything();
+    if world.come_to_rest() {
+        let verdict = world.judge();
+        if let Err(what) = verdict {
+            world.violate(what);
+        }
+    }
+}
+
+impl World {
+    /// Waits until nothing is left to do. `false` if the run has ended with a violation.
+    fn come_to_rest(&mut self) -> bool {
+        let limit = self.now_us() + REST_US_MAX;
+        let mut calm_looks = 0;
+        while self.violation().is_none() {
+            let next = self.now_us() + REST_LOOK_US;
+            self.run_until(next);
+            let unrest = self.unrest();
+            calm_looks = if unrest.is_none() { calm_looks + 1 } else { 0 };
+            if calm_looks >= 3 {
+                return self.violation().is_none();
+            }
+            if let Some(why) = unrest.filter(|_| self.now_us() > limit) {
+                self.violate(format!("no rest {} s after the last fault: {why}", REST_US_MAX / 1_000_000));
+            }
+        }
+        false
+    }
+
+    /// Why the cluster is not at rest.
+    fn unrest(&self) -> Option<String> {
+        if !self.clients.are_idle() {
+            return Some(format!("clients wait: {}", self.clients.waiting().join(", ")));
+        }
+        let mut regions: BTreeMap<RegionId, Region> = BTreeMap::new();
+        for host in self.hosts.values() {
+            for region in regions_on(&*host.engine_snapshot()).ok()? {
+                let known = regions.entry(region.id).or_insert_with(|| region.clone());
+                if known.epoch.is_stale_against(&region.epoch) {
+                    *known = region;
+                }
+            }
+        }
+        regions.values().find_map(|region| self.unrest_of(region))
+    }
+
+    fn unrest_of(&self, region: &Region) -> Option<String> {
+        let id = region.id;
+        let wanted = self.profile.replicas;
+        if region.peers.len() != wanted || region.peers.iter().any(|p| p.role != PeerRole::Voter) {
+            return Some(format!("region {id} has peers {:?}", region.peers));
+        }
+        let peers: Vec<&PeerStatus> =
+            region.peers.iter().filter_map(|p| self.operator.peers.get(&p.store)?.get(&id)).collect();
+        let Some(leader) = peers.iter().filter(|s| s.is_leader).max_by_key(|s| s.term) else {
+            return Some(format!("region {id} has no leader"));
+        };
+        if peers.len() != wanted {
+            return Some(format!("region {id} is seen on {} stores", peers.len()));
+        }
+        for peer in &peers {
+            if peer.applied.index != leader.last_index || peer.region.epoch != region.epoch {
+                return Some(format!(
+                    "region {id}: store {} has applied {} of {}, epoch {:?} of {:?}",
+                    peer.peer.store,
+                    peer.applied.index.0,
+                    leader.last_index.0,
+                    peer.region.epoch,
+                    region.epoch
+                ));
+            }
+        }
+        None
+    }
+
+    /// The verdict on a run that has come to rest.
+    fn judge(&mut self) -> Result<(), String> {
+        for host in self.hosts.values() {
+            let view = host.engine_snapshot();
+            for region in regions_on(&*view)? {
+                self.watch.replicas.check(host.id, &region, &*view)?;
+            }
+        }
+        check_tiling(self.operator.leaders().map(|s| &*s.region))?;
+        let forgotten = self.clients.open.iter().find(|(_, (id, life))| self.hosts[id].life == *life);
+        if let Some((call, (store, _))) = forgotten {
+            return Err(format!("store {store} never answered call {}", call.0));
+        }
+        for (key, operations) in self.clients.history.keys() {
+            match check(operations) {
+                Verdict::Linearizable => {}
+                Verdict::Violation => {
+                    return Err(format!("the history of key {key} is not linearizable: {operations:?}"));
+                }
+                Verdict::Undecided => return Err(format!("the history of key {key} is too hard to decide")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts, those of living stores included.
+    pub(super) fn final_stats(&mut self) -> Stats {
+        let ids: Vec<_> = self.hosts.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.count_store(id));
+        self.stats
+    }
+}

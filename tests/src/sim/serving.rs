@@ -1,0 +1,166 @@
+//! Client requests on a store: what a service around [`flotilla_raftstore::Store`] does. Reads under the lease are
+//! three steps with room between them: check, take the view, check again.
+
+use flotilla_raftstore::{LocalRead, ReadGrant, RegionContext, RequestError};
+use flotilla_region::{KeyRange, Space, StoreId, keys};
+
+use super::clients::{Attempt, ClientEvent, Outcome, Wish, key_bytes};
+use super::effects::{Answer, CallId, Callback, Life};
+use super::host::Reading;
+use super::world::{Event, World};
+
+impl World {
+    /// An attempt arrives at its store.
+    pub(super) fn on_arrival(&mut self, call: CallId) {
+        let Some(attempt) = self.attempt_of(call) else { return };
+        let now = self.now_us();
+        let Some(host) = self.hosts.get(&attempt.store).filter(|h| h.running.is_some()) else {
+            return self.tell(call, Outcome::Unreachable);
+        };
+        if host.paused_until_us > now {
+            let after = host.paused_until_us - now;
+            return self.plan(after, Event::Client(ClientEvent::Arrive(call)));
+        }
+        if attempt.wish.is_write() {
+            self.ask_write(call, &attempt);
+        } else if attempt.by_lease && !attempt.replica {
+            self.begin_lease_read(call, &attempt);
+        } else {
+            self.ask_read(call, attempt.store, attempt.context, attempt.replica);
+        }
+        self.plan_turns(attempt.store, now);
+    }
+
+    fn callback(&mut self, call: CallId, store: StoreId) -> Callback {
+        let life = self.hosts[&store].life;
+        self.clients.open.insert(call, (store, life));
+        Callback::new(&self.effects, store, life, call)
+    }
+
+    fn ask_write(&mut self, call: CallId, attempt: &Attempt) {
+        let callback = self.callback(call, attempt.store);
+        let done = Box::new(move |result| callback.answer(Answer::Written(result)));
+        if let Some(store) = self.hosts[&attempt.store].store() {
+            store.write(attempt.context, attempt.command.clone(), done);
+        }
+    }
+
+    fn ask_read(&mut self, call: CallId, store: StoreId, context: RegionContext, replica: bool) {
+        let callback = self.callback(call, store);
+        let done = Box::new(move |result| callback.answer(Answer::Granted(result)));
+        if let Some(store) = self.hosts[&store].store() {
+            store.read(context, replica, done);
+        }
+    }
+
+    fn begin_lease_read(&mut self, call: CallId, attempt: &Attempt) {
+        let host = self.hosts.get_mut(&attempt.store).expect("the caller found it");
+        let begun = host.store().and_then(|store| store.begin_local_read(&attempt.context));
+        match begun {
+            Some(read) => {
+                let life = host.life;
+                host.readings.insert(call, Reading::Begun(read));
+                self.go_on(call, life);
+            }
+            None => self.ask_read(call, attempt.store, attempt.context, false),
+        }
+    }
+
+    /// The next step of a read follows soon, or, rarely, after the thread was descheduled for long.
+    fn go_on(&mut self, call: CallId, life: Life) {
+        let long = self.rng.chance(1, 50);
+        let after = self.rng.below(if long { 1_500_000 } else { 300 });
+        self.plan(after, Event::Client(ClientEvent::ReadOn(call, life)));
+    }
+
+    /// The raft worker granted a read.
+    pub(super) fn on_granted(&mut self, call: CallId, store: StoreId, grant: ReadGrant) {
+        let Some(host) = self.hosts.get_mut(&store) else { return };
+        let life = host.life;
+        host.readings.insert(call, Reading::Granted(grant));
+        self.go_on(call, life);
+    }
+
+    /// A read on a store takes its next step.
+    pub(super) fn read_on(&mut self, call: CallId, life: Life) {
+        let now = self.now_us();
+        let holder = self.hosts.values_mut().find(|h| h.readings.contains_key(&call));
+        let Some(host) = holder.filter(|h| h.life == life) else {
+            // The process died under the read: the client sees a broken connection.
+            return self.tell(call, Outcome::Unknown);
+        };
+        if host.paused_until_us > now {
+            let after = host.paused_until_us - now;
+            return self.plan(after, Event::Client(ClientEvent::ReadOn(call, life)));
+        }
+        let (id, reading) = (host.id, host.readings.remove(&call));
+        let Some(attempt) = self.attempt_of(call) else { return };
+        match reading {
+            Some(Reading::Begun(read)) => {
+                let view = self.hosts[&id].engine_snapshot();
+                let host = self.hosts.get_mut(&id).expect("found above");
+                host.readings.insert(call, Reading::Viewed(read, view));
+                self.go_on(call, life);
+            }
+            Some(Reading::Viewed(read, view)) => self.end_lease_read(call, &attempt, read, &*view),
+            Some(Reading::Granted(grant)) => {
+                self.stats.index_reads += 1;
+                let outcome = self.read_view(&attempt, &grant.region.range, &*grant.snapshot);
+                self.tell(call, outcome);
+            }
+            None => {}
+        }
+    }
+
+    fn end_lease_read(
+        &mut self,
+        call: CallId,
+        attempt: &Attempt,
+        read: LocalRead,
+        view: &dyn flotilla_engine::EngineSnapshot,
+    ) {
+        if read.still_holds(&*self.hosts[&attempt.store].clock) {
+            self.stats.lease_reads += 1;
+            let outcome = self.read_view(attempt, &read.region().range, view);
+            return self.tell(call, outcome);
+        }
+        self.ask_read(call, attempt.store, attempt.context, false);
+        self.plan_turns(attempt.store, self.now_us());
+    }
+
+    fn read_view(
+        &mut self,
+        attempt: &Attempt,
+        region: &KeyRange,
+        view: &dyn flotilla_engine::EngineSnapshot,
+    ) -> Outcome {
+        let wanted = match attempt.wish {
+            Wish::Scan(from, to) => KeyRange::new(key_bytes(from), key_bytes(to)),
+            _ => {
+                let key = key_bytes(attempt.wish.key());
+                let mut end = key.to_vec();
+                end.push(0);
+                KeyRange::new(key, end)
+            }
+        };
+        let range = wanted.intersect(region).intersect(&attempt.range);
+        if range.is_empty() {
+            return Outcome::Refused(RequestError::KeyNotInRegion {
+                key: wanted.start,
+                region: attempt.context.region,
+                range: region.clone(),
+            });
+        }
+        let (start, end) = keys::data_bounds(Space::User, &range);
+        let mut pairs = Vec::new();
+        let scanned = view.scan(&start, &end, &mut |key, value| {
+            let pair = (key[1..].to_vec().into(), value.to_vec().into());
+            pairs.push(pair);
+            true
+        });
+        match scanned {
+            Ok(()) => Outcome::Read(range, pairs),
+            Err(_) => Outcome::Unknown,
+        }
+    }
+}

@@ -1,0 +1,504 @@
+//! The event loop: hosts, network, clients, operator and nemesis on one heap of events, drawn from one seed.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use flotilla_engine::Prng;
+use flotilla_proto::flotilla as pb;
+use flotilla_proto::flotilla::snapshot_chunk::Part;
+use flotilla_raftstore::{SnapshotEvent, StreamId};
+use flotilla_region::StoreId;
+use prost::Message;
+
+use super::clients::{ClientEvent, Clients};
+use super::clock::GlobalTime;
+use super::effects::{Answer, Cause, Effect, Effects, Life};
+use super::host::{FOUNDER, Host, join_request};
+use super::nemesis::Nemesis;
+use super::network::{Delivery, Network, StreamNews};
+use super::operator::Operator;
+use super::profile::Profile;
+use super::stats::Stats;
+use super::trace::Trace;
+use super::watch::Watch;
+use crate::check::agreement::Agreement;
+
+/// Pause between attempts to join.
+const JOIN_US: u64 = 100_000;
+
+/// Something that happens at a moment.
+pub enum Event {
+    /// A worker has a turn.
+    Turn {
+        /// Store.
+        store: StoreId,
+        /// Its life.
+        life: Life,
+        /// Number of the worker.
+        worker: usize,
+        /// The plan that this turn belongs to.
+        plan: u64,
+    },
+    /// The network delivers.
+    Deliver(Delivery),
+    /// A client acts or learns something.
+    Client(ClientEvent),
+    /// The operator looks at the cluster.
+    Operate,
+    /// The nemesis acts.
+    Nemesis,
+    /// A process starts again.
+    Restart(StoreId),
+    /// All cuts of the network are mended.
+    Mend,
+    /// A disk becomes healthy.
+    RepairDisk(StoreId),
+    /// Machines that are not part of the cluster ask to join it.
+    Join,
+    /// The checkers look at the cluster.
+    Watch,
+}
+
+struct Planned {
+    at_us: u64,
+    /// Drawn: the order of what happens at the same moment is the seed's.
+    lot: u64,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Planned {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Planned {}
+
+impl PartialOrd for Planned {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Planned {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at_us, self.lot, self.number).cmp(&(other.at_us, other.lot, other.number))
+    }
+}
+
+/// A whole simulated cluster.
+pub struct World {
+    /// Everything that was drawn beforehand.
+    pub profile: Profile,
+    /// For everything that has no generator of its own.
+    pub rng: Prng,
+    /// Global time.
+    pub global: GlobalTime,
+    heap: BinaryHeap<Reverse<Planned>>,
+    planned: u64,
+    /// What stores did and nobody has carried out yet.
+    pub effects: Effects,
+    /// Machines by store id.
+    pub hosts: BTreeMap<StoreId, Host>,
+    /// The network.
+    pub network: Network,
+    /// Clients and their history.
+    pub clients: Clients,
+    /// Plays placement.
+    pub operator: Operator,
+    /// Makes faults.
+    pub nemesis: Nemesis,
+    /// Looks on.
+    pub watch: Watch,
+    /// What was applied where.
+    pub agreement: Arc<Mutex<Agreement>>,
+    /// What happened, as a hash and for people.
+    pub trace: Trace,
+    /// Counts.
+    pub stats: Stats,
+    violation: Option<String>,
+}
+
+impl World {
+    /// A cluster of fresh stores, all running.
+    pub fn new(seed: u64, profile: Profile, print: bool) -> Self {
+        let mut rng = Prng::new(seed);
+        let global = GlobalTime::default();
+        let founder = Host::found(&profile, &global, &mut rng);
+        let hosts = BTreeMap::from([(founder.id, founder)]);
+        let mut world = Self {
+            network: Network::new(rng.fork(), profile.net.clone()),
+            clients: Clients::new(&profile, rng.fork()),
+            operator: Operator::new(rng.fork()),
+            nemesis: Nemesis::new(rng.fork()),
+            watch: Watch::default(),
+            rng,
+            global,
+            heap: BinaryHeap::new(),
+            planned: 0,
+            effects: Effects::default(),
+            hosts,
+            agreement: Arc::default(),
+            trace: Trace::new(print),
+            stats: Stats::default(),
+            violation: None,
+            profile,
+        };
+        world.start(FOUNDER);
+        world.plan(1_000, Event::Operate);
+        world.plan(1_000, Event::Join);
+        world.plan(5_000, Event::Watch);
+        world
+    }
+
+    /// Global time in microseconds.
+    pub fn now_us(&self) -> u64 {
+        self.global.now_us()
+    }
+
+    /// Plans an event `after_us` from now.
+    pub fn plan(&mut self, after_us: u64, event: Event) {
+        self.plan_at(self.now_us() + after_us, event);
+    }
+
+    fn plan_at(&mut self, at_us: u64, event: Event) {
+        self.planned += 1;
+        let (lot, number) = (self.rng.next_u64(), self.planned);
+        self.heap.push(Reverse(Planned { at_us, lot, number, event }));
+    }
+
+    /// Ends the run with a violation; the first one counts.
+    pub fn violate(&mut self, what: String) {
+        let now = self.now_us();
+        self.trace.note(now, &[99], || format!("VIOLATION {what}"));
+        self.violation.get_or_insert(what);
+    }
+
+    /// The violation that ended the run.
+    pub fn violation(&self) -> Option<&String> {
+        self.violation.as_ref()
+    }
+
+    /// Lets everything happen up to a moment; stops early at a violation.
+    pub fn run_until(&mut self, end_us: u64) {
+        while self.violation.is_none() {
+            match self.heap.peek() {
+                Some(Reverse(next)) if next.at_us <= end_us => {}
+                _ => break,
+            }
+            let Some(Reverse(next)) = self.heap.pop() else { break };
+            self.global.advance_to(next.at_us);
+            self.dispatch(next.event);
+            self.carry_out(self.now_us(), usize::MAX);
+            let disagreement = self.agreement.lock().expect("one thread").violation().cloned();
+            if let Some(what) = disagreement {
+                self.violate(what);
+            }
+        }
+        if self.violation.is_none() && self.now_us() < end_us {
+            self.global.advance_to(end_us);
+        }
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        match event {
+            Event::Turn { store, life, worker, plan } => self.on_turn(store, life, worker, plan),
+            Event::Deliver(delivery) => self.on_delivery(delivery),
+            Event::Client(event) => self.on_client(event),
+            Event::Operate => self.operate(),
+            Event::Nemesis => self.strike(),
+            Event::Restart(store) => self.start(store),
+            Event::Mend => self.network.mend(),
+            Event::RepairDisk(store) => self.repair_disk(store),
+            Event::Join => self.ask_to_join(),
+            Event::Watch => self.look(),
+        }
+    }
+
+    // ---- processes ----
+
+    /// Starts a store's process if it does not run.
+    pub fn start(&mut self, id: StoreId) {
+        let Some(host) = self.hosts.get_mut(&id).filter(|h| h.running.is_none()) else { return };
+        let started = host.start(&self.effects, &self.agreement, &mut self.rng);
+        let life = host.life;
+        let now = self.global.now_us();
+        self.trace.note(now, &[1, id.0], || format!("store {id} starts, life {}", life.0));
+        match started {
+            Ok(()) => {
+                self.plan_turns(id, now);
+                let count = self.hosts[&id].running.as_ref().map_or(0, |r| r.workers.len());
+                (0..count).for_each(|worker| self.plan_soon(id, worker, now));
+            }
+            Err(error) => self.violate(format!("store {id} cannot start again: {error}")),
+        }
+    }
+
+    /// A worker's turn, in a moment.
+    pub(super) fn plan_soon(&mut self, store: StoreId, worker: usize, from_us: u64) {
+        let after = 1 + self.rng.below(1_000);
+        self.plan_turn(store, worker, from_us + after);
+    }
+
+    /// Adds what a living store has counted.
+    pub(super) fn count_store(&mut self, id: StoreId) {
+        let Some(store) = self.hosts.get(&id).and_then(|h| h.store()) else { return };
+        let counters = store.counters();
+        self.stats.elections += counters.elections_won.load(Ordering::Relaxed);
+        self.stats.splits += counters.splits.load(Ordering::Relaxed);
+        self.stats.snapshots += counters.snapshots_installed.load(Ordering::Relaxed);
+    }
+
+    /// Ends a store's process; what its disk makes of it is the caller's.
+    pub fn stop(&mut self, id: StoreId, why: &str) {
+        let now = self.now_us();
+        self.count_store(id);
+        let Some(host) = self.hosts.get_mut(&id).filter(|h| h.running.is_some()) else { return };
+        host.stop();
+        self.trace.note(now, &[2, id.0], || format!("store {id} stops: {why}"));
+        for (at, delivery) in self.network.on_death(now, id) {
+            self.plan_at(at, Event::Deliver(delivery));
+        }
+        self.watch.on_death(id);
+    }
+
+    /// Machines that have no store yet ask one that has; the answer says which store they are.
+    fn ask_to_join(&mut self) {
+        let (members, wanted) = (self.hosts.len() as u64, self.profile.stores);
+        if members == wanted {
+            return;
+        }
+        self.plan(JOIN_US, Event::Join);
+        let running: Vec<StoreId> =
+            self.hosts.values().filter(|h| h.running.is_some()).map(|h| h.id).collect();
+        if running.is_empty() {
+            return;
+        }
+        let asked = *self.rng.pick(&running);
+        let machine = members + 1;
+        let (effects, life) = (self.effects.clone(), self.hosts[&asked].life);
+        let done = Box::new(move |reply| effects.push(asked, life, Effect::Joined { machine, reply }));
+        if let Some(store) = self.hosts[&asked].store() {
+            store.join(join_request(machine), done);
+        }
+        self.plan_turns(asked, self.now_us());
+    }
+
+    fn on_joined(&mut self, machine: u64, reply: &pb::JoinReply) {
+        let now = self.now_us();
+        self.trace.note(now, &[6, machine, reply.store_id], || format!("machine {machine} hears {reply:?}"));
+        let id = StoreId(reply.store_id);
+        if !reply.refused.is_empty() {
+            return self.violate(format!("machine {machine} may not join: {}", reply.refused));
+        }
+        if id == StoreId::ZERO || self.hosts.contains_key(&id) {
+            return;
+        }
+        let host = Host::join(id, machine, &self.profile, &self.global, &mut self.rng);
+        self.hosts.insert(id, host);
+        self.start(id);
+    }
+
+    // ---- turns ----
+
+    fn plan_turn(&mut self, store: StoreId, worker: usize, at_us: u64) {
+        let Some(host) = self.hosts.get_mut(&store) else { return };
+        let (life, paused_until) = (host.life, host.paused_until_us);
+        let Some(running) = &mut host.running else { return };
+        let slot = &mut running.workers[worker];
+        let at_us = at_us.max(slot.busy_until_us).max(paused_until);
+        if slot.due_us <= at_us {
+            return;
+        }
+        slot.due_us = at_us;
+        slot.plan += 1;
+        let plan = slot.plan;
+        self.plan_at(at_us, Event::Turn { store, life, worker, plan });
+    }
+
+    /// Plans a turn for every worker of a store that has mail.
+    pub fn plan_turns(&mut self, store: StoreId, from_us: u64) {
+        let Some(running) = self.hosts.get(&store).and_then(|h| h.running.as_ref()) else { return };
+        let with_mail: Vec<usize> =
+            (0..running.workers.len()).filter(|i| running.workers[*i].turn.has_messages()).collect();
+        for worker in with_mail {
+            let delay = self.rng.below(self.profile.turn_us_max) + 1;
+            self.plan_turn(store, worker, from_us + delay);
+        }
+    }
+
+    fn on_turn(&mut self, store: StoreId, life: Life, worker: usize, plan: u64) {
+        let now = self.now_us();
+        let Some(host) = self.hosts.get_mut(&store).filter(|h| h.life == life) else { return };
+        let paused_until = host.paused_until_us;
+        let Some(running) = &mut host.running else { return };
+        let slot = &mut running.workers[worker];
+        if slot.plan != plan {
+            return;
+        }
+        slot.due_us = u64::MAX;
+        let free_at = slot.busy_until_us.max(paused_until);
+        if free_at > now {
+            return self.plan_turn(store, worker, free_at);
+        }
+        let (more, deadline_us, took_us) = host.take_turn(worker, now);
+        let done_at = now + took_us;
+        if let Some(running) = &mut host.running {
+            running.workers[worker].busy_until_us = done_at;
+        }
+        self.stats.turns += 1;
+        self.trace.note(now, &[3, store.0, worker as u64, u64::from(more)], || {
+            let name = self.hosts[&store].running.as_ref().map_or("", |r| &r.workers[worker].name);
+            format!("turn {store}/{name}")
+        });
+        self.carry_out(done_at, worker);
+        if more {
+            let delay = self.rng.below(self.profile.turn_us_max) + 1;
+            self.plan_turn(store, worker, done_at + delay);
+        } else if deadline_us != u64::MAX {
+            self.plan_turn(store, worker, deadline_us.max(now + 1));
+        }
+        self.plan_turns(store, done_at);
+    }
+
+    // ---- effects ----
+
+    /// Carries out what stores did, as of `at_us`; `worker` had the turn.
+    fn carry_out(&mut self, at_us: u64, worker: usize) {
+        loop {
+            let causes = self.effects.take();
+            if causes.is_empty() {
+                return;
+            }
+            for cause in causes {
+                self.on_effect(cause, at_us, worker);
+            }
+        }
+    }
+
+    fn on_effect(&mut self, cause: Cause, at_us: u64, worker: usize) {
+        let Cause { store, life, effect } = cause;
+        let lives = self.hosts.get(&store).is_some_and(|h| h.life == life && h.running.is_some());
+        if let Effect::Ended { call, answer } = effect {
+            if lives && matches!(answer, Answer::Dropped) {
+                return self.violate(format!("store {store} dropped the callback of call {}", call.0));
+            }
+            return self.on_answer(call, store, lives, answer);
+        }
+        if !lives {
+            return;
+        }
+        let deliveries = match effect {
+            Effect::Frame { to, bytes } => {
+                self.stats.frames += 1;
+                self.network.on_frame(at_us, (store, worker), to, bytes)
+            }
+            Effect::StreamOpen { stream, to, bytes } => self.network.on_open(at_us, store, stream, to, bytes),
+            Effect::StreamSend { stream, bytes } => self.network.on_send(at_us, store, stream, bytes),
+            Effect::StreamClose { stream } => self.network.on_close(at_us, store, stream),
+            Effect::StreamReply { connection, bytes } => self.network.on_reply(at_us, connection, bytes),
+            Effect::Joined { machine, reply } => return self.on_joined(machine, &reply),
+            Effect::Statuses(list) => return self.on_statuses(store, list),
+            Effect::Fatal(error) => {
+                self.stats.fatal += 1;
+                if !self.nemesis.has_broken(store) {
+                    self.violate(format!("store {store} met a fatal error on a healthy disk: {error}"));
+                }
+                return self.on_fatal(store, &error);
+            }
+            Effect::Ended { .. } => return,
+        };
+        for (at, delivery) in deliveries {
+            self.plan_at(at.max(self.now_us()), Event::Deliver(delivery));
+        }
+    }
+
+    // ---- the network's end ----
+
+    fn on_delivery(&mut self, delivery: Delivery) {
+        let now = self.now_us();
+        let to = match &delivery {
+            Delivery::Frame { to, .. } | Delivery::Stream { to, .. } | Delivery::Unreachable { to, .. } => {
+                *to
+            }
+        };
+        let Some(host) = self.hosts.get(&to).filter(|h| h.running.is_some()) else {
+            return self.on_undeliverable(delivery);
+        };
+        if host.paused_until_us > now {
+            let at = host.paused_until_us;
+            return self.plan_at(at, Event::Deliver(delivery));
+        }
+        match delivery {
+            Delivery::Frame { from, to, bytes } => {
+                let sum = u64::from(crc32fast::hash(&bytes));
+                let frame = pb::StoreFrame::decode(bytes).expect("the simulated network damages nothing");
+                self.trace.note(now, &[4, from.0, to.0, sum], || super::describe::frame(&frame));
+                let refused = self.hosts[&to].store().map(|store| store.on_frame(frame));
+                if let Some(Err(why)) = refused {
+                    self.violate(format!("store {to} refused a frame of store {from}: {why}"));
+                }
+            }
+            Delivery::Stream { to, connection, news } => self.on_stream(to, connection, news),
+            Delivery::Unreachable { to, peer } => {
+                if let Some(store) = self.hosts[&to].store() {
+                    store.on_unreachable(peer);
+                }
+            }
+        }
+        self.plan_turns(to, now);
+    }
+
+    /// Nobody lives at the receiving end: a sender on a stream learns that.
+    fn on_undeliverable(&mut self, delivery: Delivery) {
+        let now = self.now_us();
+        if let Delivery::Stream { to, .. } = delivery {
+            for (at, delivery) in self.network.on_death(now, to) {
+                self.plan_at(at, Event::Deliver(delivery));
+            }
+        }
+    }
+
+    fn on_stream(&mut self, to: StoreId, connection: u64, news: StreamNews) {
+        let now = self.now_us();
+        self.trace.note(now, &[5, to.0, connection], || {
+            format!("stream {connection} to {to}: {}", super::describe::news(&news))
+        });
+        let Some(event) = self.stream_event(to, connection, news) else { return };
+        if let Some(store) = self.hosts[&to].store() {
+            store.on_snapshot_event(event);
+        }
+    }
+
+    fn stream_event(&self, to: StoreId, connection: u64, news: StreamNews) -> Option<SnapshotEvent> {
+        let incoming = StreamId(connection);
+        match news {
+            StreamNews::Closed => return Some(SnapshotEvent::Closed(incoming)),
+            StreamNews::Broken(id) => return Some(SnapshotEvent::Broken(id)),
+            _ => {}
+        }
+        let stream = self.network.stream(connection)?;
+        let chunk = |bytes| pb::SnapshotChunk::decode(bytes).expect("the network damages nothing");
+        Some(match news {
+            StreamNews::Opened(bytes) => {
+                let Some(Part::Header(header)) = chunk(bytes).part else { return None };
+                let (effects, life) = (self.effects.clone(), self.hosts[&to].life);
+                let reply = Box::new(move |reply: pb::SnapshotReply| {
+                    let bytes = reply.encode_to_vec();
+                    effects.push(to, life, Effect::StreamReply { connection, bytes });
+                });
+                SnapshotEvent::Opened(incoming, header, reply)
+            }
+            StreamNews::Chunk(bytes) => SnapshotEvent::Chunk(incoming, chunk(bytes)),
+            StreamNews::Reply(bytes) => {
+                let reply = pb::SnapshotReply::decode(bytes).expect("the network damages nothing");
+                SnapshotEvent::Reply(stream.id, reply)
+            }
+            StreamNews::Sent => SnapshotEvent::Sent(stream.id),
+            StreamNews::Closed | StreamNews::Broken(_) => return None,
+        })
+    }
+}
