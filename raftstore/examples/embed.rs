@@ -71,6 +71,7 @@ impl Clock for Monotonic {
 /// The network of this process: a call.
 #[derive(Default)]
 struct Wires {
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     stores: Mutex<HashMap<StoreId, Store>>,
     streams: Mutex<HashMap<StreamId, (StoreId, StoreId)>>,
 }
@@ -159,13 +160,14 @@ fn start(id: StoreId, engine: Arc<RocksEngine>, wires: &Arc<Wires>, stop: &Arc<A
     wires.stores.lock().expect("no panic under the lock").insert(id, store.clone());
     for mut worker in workers.turns {
         let (clock, stop) = (clock.clone(), stop.clone());
-        std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
                 if !worker.turn(clock.now()) {
                     worker.wait(clock.now().until(worker.deadline()).min(Duration::from_millis(100)));
                 }
             }
         });
+        wires.threads.lock().expect("no panic under the lock").push(thread);
     }
     store
 }
@@ -275,5 +277,8 @@ fn main() {
     println!("10 counters hold {total}; region {} has three replicas", RegionId::FIRST_USER);
     assert_eq!(total, 500_500, "every addition was applied exactly once");
     stop.store(true, Ordering::Relaxed);
+    for thread in wires.threads.lock().expect("no panic under the lock").drain(..) {
+        thread.join().expect("no worker panics");
+    }
     let _ = std::fs::remove_dir_all(&dir);
 }
