@@ -21,7 +21,8 @@ impl StateMachine for KvMachine {
     ) -> Result<Bytes, MachineError> {
         let command = Command::decode(command).ok_or(MachineError::UnknownCommand)?;
         if let Some(key) = key_outside(context.region, &command) {
-            return Ok(Reply::Outside(Bytes::copy_from_slice(key)).encode());
+            let range = context.region.range.clone();
+            return Ok(Reply::Outside(Bytes::copy_from_slice(key), range).encode());
         }
         let mut stored = Vec::new();
         match command {

@@ -64,7 +64,7 @@ impl Model {
             Op::DeleteRange(_, end) => (end.is_empty() || end[..] > region.range.end[..]).then_some(end),
         };
         if let Some(key) = refused {
-            return Reply::Outside(Bytes::copy_from_slice(key));
+            return Reply::Outside(Bytes::copy_from_slice(key), region.range.clone());
         }
         match op {
             Op::Put(puts) => puts.iter().for_each(|(k, v, ttl_s)| self.put(k, v, *ttl_s, now_ms)),

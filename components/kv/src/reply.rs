@@ -1,6 +1,9 @@
 //! What a command did, on its way from the apply worker to the caller.
 
 use bytes::{Buf, Bytes};
+use flotilla_region::KeyRange;
+
+use crate::codec::{Reader, put_bytes};
 
 const DONE: u8 = 0;
 const OUTSIDE: u8 = 1;
@@ -14,8 +17,8 @@ const HAD_VALUE: u8 = 0x02;
 pub enum Reply {
     /// Written.
     Done,
-    /// Nothing was written: this key is not in the region.
-    Outside(Bytes),
+    /// Nothing was written: this key is not in the region, whose range follows.
+    Outside(Bytes, KeyRange),
     /// Outcome of a compare-and-swap.
     Swapped {
         /// Whether the key held what was expected.
@@ -30,7 +33,11 @@ impl Reply {
     pub fn encode(&self) -> Bytes {
         match self {
             Self::Done => Bytes::from_static(&[DONE]),
-            Self::Outside(key) => [&[OUTSIDE], &key[..]].concat().into(),
+            Self::Outside(key, range) => {
+                let mut out = vec![OUTSIDE];
+                [key, &range.start, &range.end].into_iter().for_each(|part| put_bytes(&mut out, part));
+                out.into()
+            }
             Self::Swapped { succeeded, previous } => {
                 let mut flags = if *succeeded { SUCCEEDED } else { 0 };
                 flags |= if previous.is_some() { HAD_VALUE } else { 0 };
@@ -46,7 +53,11 @@ impl Reply {
         }
         match reply.get_u8() {
             DONE => Some(Self::Done),
-            OUTSIDE => Some(Self::Outside(reply)),
+            OUTSIDE => {
+                let mut reader = Reader(&reply);
+                let mut part = || reader.bytes().map(Bytes::copy_from_slice);
+                Some(Self::Outside(part()?, KeyRange { start: part()?, end: part()? }))
+            }
             SWAPPED if !reply.is_empty() => {
                 let flags = reply.get_u8();
                 let previous = (flags & HAD_VALUE != 0).then_some(reply);
@@ -65,7 +76,7 @@ mod tests {
     fn replies_come_back() {
         let replies = [
             Reply::Done,
-            Reply::Outside(Bytes::from_static(b"k")),
+            Reply::Outside(Bytes::from_static(b"k"), KeyRange::new("a", "")),
             Reply::Swapped { succeeded: true, previous: None },
             Reply::Swapped { succeeded: false, previous: Some(Bytes::new()) },
             Reply::Swapped { succeeded: true, previous: Some(Bytes::from_static(b"v")) },

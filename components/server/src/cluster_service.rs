@@ -1,0 +1,323 @@
+//! The cluster's own administration: who is who, joining, and what `flotilla ctl` asks for.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_placement::RegionInfo;
+use flotilla_proto::flotilla as pb;
+use flotilla_proto::flotilla::admin_request::Command;
+use flotilla_proto::flotilla::cluster_service_client::ClusterServiceClient;
+use flotilla_proto::flotilla::cluster_service_server::ClusterService;
+use flotilla_raftstore::placement::record_to_wire;
+use flotilla_raftstore::{AdminCommand, PeerChange, PeerStatus, RequestError, Store, wire};
+use flotilla_region::{Peer, PeerId, PeerRole, Region, RegionId, StoreId};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use crate::node::Node;
+use crate::transport;
+
+/// Longest time that a command may take, a new replica's snapshot included.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause before a step that was refused for now is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Longest wait for the placement runtime to answer a store that joins.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Refusals of a region's leader that end by themselves.
+const PASSING_REFUSALS: [&str; 5] = [
+    "the leader is new: try again",
+    "a split is under way",
+    "another membership change is under way",
+    "no region ids at hand: try again",
+    "the learner has not caught up",
+];
+
+/// The service.
+pub struct ClusterAdmin {
+    node: Arc<Node>,
+}
+
+impl ClusterAdmin {
+    /// Of this process.
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    /// Carries a command out on the region's leader: here, or by asking the leader's store, once.
+    async fn admin(&self, store: &Store, request: pb::AdminRequest) -> Result<Vec<Region>, AdminError> {
+        let id = RegionId(request.region_id);
+        let deadline = Instant::now() + ADMIN_TIMEOUT;
+        loop {
+            let info = store.directory().read().routes.by_id(id).cloned();
+            let leader = info.as_ref().and_then(RegionInfo::leader_store);
+            let result = match (info, leader) {
+                (None, _) => return Err(AdminError::NoRegion(id)),
+                (Some(info), Some(leader)) if leader == store.id().1 => {
+                    run(store, &info.region, request.command.as_ref(), deadline).await
+                }
+                (Some(_), Some(leader)) if !request.forwarded => {
+                    return self.forward(store, leader, request).await;
+                }
+                _ => Err(RequestError::NotLeader { region: id, leader: None }.into()),
+            };
+            match result {
+                Err(error) if error.is_passing() && Instant::now() < deadline => {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn forward(
+        &self,
+        store: &Store,
+        leader: StoreId,
+        request: pb::AdminRequest,
+    ) -> Result<Vec<Region>, AdminError> {
+        let address = store.directory().read().address(leader).map(str::to_string);
+        let address = address.ok_or(AdminError::NoAddress(leader))?;
+        let failed = |why: String| AdminError::Forward { store: leader, why };
+        let channel = transport::connect(&address).await.map_err(|error| failed(error.to_string()))?;
+        let mut request = Request::new(pb::AdminRequest { forwarded: true, ..request });
+        request.set_timeout(ADMIN_TIMEOUT);
+        let reply = ClusterServiceClient::new(channel).admin(request).await;
+        let reply = reply.map_err(|status| failed(status.message().to_string()))?.into_inner();
+        if reply.error.is_empty() {
+            Ok(reply.regions.iter().map(wire::region_from_wire).collect())
+        } else {
+            Err(AdminError::Elsewhere(reply.error))
+        }
+    }
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+enum AdminError {
+    #[error("region {0} does not exist")]
+    NoRegion(RegionId),
+    #[error("the request names no command")]
+    NoCommand,
+    #[error("region {region} has no peer on store {store}")]
+    NoPeer { region: RegionId, store: StoreId },
+    #[error("region {region} has a peer on store {store} already")]
+    HasPeer { region: RegionId, store: StoreId },
+    #[error("store {0} does not exist")]
+    NoStore(StoreId),
+    #[error("store {0} has no known address")]
+    NoAddress(StoreId),
+    #[error("store {store}: {why}")]
+    Forward { store: StoreId, why: String },
+    #[error("{0}")]
+    Elsewhere(String),
+    #[error("no ids at hand: the placement leader does not answer")]
+    NoIds,
+    #[error(transparent)]
+    Region(#[from] RequestError),
+}
+
+impl AdminError {
+    /// Whether trying again shortly may help.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::NoIds => true,
+            Self::Region(error) => {
+                matches!(error, RequestError::NotLeader { .. } | RequestError::Stale | RequestError::Busy)
+                    || matches!(error, RequestError::Refused(why) if PASSING_REFUSALS.contains(why))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Carries a command out on a region that this store leads.
+async fn run(
+    store: &Store,
+    region: &Region,
+    command: Option<&Command>,
+    deadline: Instant,
+) -> Result<Vec<Region>, AdminError> {
+    let peer_on = |id: u64| {
+        let store = StoreId(id);
+        region.peer_on(store).copied().ok_or(AdminError::NoPeer { region: region.id, store })
+    };
+    match command.ok_or(AdminError::NoCommand)? {
+        Command::Split(split) => ask(store, region, AdminCommand::Split { keys: split.keys.clone() }).await,
+        Command::TransferLeaderToStore(to) => {
+            let to = peer_on(*to)?;
+            ask(store, region, AdminCommand::TransferLeader(to.id)).await
+        }
+        Command::AddPeerOnStore(to) => add_peer(store, region, StoreId(*to), deadline).await,
+        Command::RemovePeerOnStore(from) => remove_peer(store, region, peer_on(*from)?).await,
+    }
+}
+
+async fn ask(store: &Store, region: &Region, command: AdminCommand) -> Result<Vec<Region>, AdminError> {
+    let (tell, told) = oneshot::channel();
+    let done = Box::new(move |result| drop(tell.send(result)));
+    store.admin(region.id, Some(region.epoch), command, done);
+    Ok(told.await.unwrap_or(Err(RequestError::Undetermined))?)
+}
+
+/// A new replica begins as a learner and votes once it has caught up.
+async fn add_peer(
+    store: &Store,
+    region: &Region,
+    to: StoreId,
+    deadline: Instant,
+) -> Result<Vec<Region>, AdminError> {
+    if !store.directory().read().stores.contains_key(&to) {
+        return Err(AdminError::NoStore(to));
+    }
+    let learner = match region.peer_on(to) {
+        Some(peer) if peer.role == PeerRole::Learner => *peer,
+        Some(_) => return Err(AdminError::HasPeer { region: region.id, store: to }),
+        None => {
+            let id = store.take_ids(1).and_then(|ids| ids.first().copied()).ok_or(AdminError::NoIds)?;
+            let learner = Peer { id: PeerId(id), store: to, role: PeerRole::Learner };
+            ask(store, region, change(PeerChange::AddLearner(learner))).await?;
+            learner
+        }
+    };
+    loop {
+        let now = store.directory().read().routes.by_id(region.id).map(|info| info.region.clone());
+        let now = now.ok_or(AdminError::NoRegion(region.id))?;
+        match now.peer(learner.id).map(|peer| peer.role) {
+            // Placement may have been faster.
+            Some(PeerRole::Voter) => return Ok(vec![now]),
+            Some(PeerRole::Learner) => match ask(store, &now, change(PeerChange::AddVoter(learner))).await {
+                Err(error) if error.is_passing() && Instant::now() < deadline => {}
+                Err(AdminError::Region(RequestError::EpochNotMatch(_))) if Instant::now() < deadline => {}
+                result => return result,
+            },
+            _ if Instant::now() < deadline => {}
+            _ => return Err(AdminError::NoPeer { region: region.id, store: to }),
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+async fn remove_peer(store: &Store, region: &Region, peer: Peer) -> Result<Vec<Region>, AdminError> {
+    ask(store, region, change(PeerChange::Remove(peer.id))).await
+}
+
+fn change(change: PeerChange) -> AdminCommand {
+    AdminCommand::ChangePeers(vec![change])
+}
+
+/// The state of every peer on this store.
+pub async fn statuses(store: &Store) -> Vec<PeerStatus> {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    // Every worker answers once; a worker that stopped drops its sender.
+    store.inspect(move |list| drop(tell.send(list)));
+    let mut all = Vec::new();
+    while let Some(list) = told.recv().await {
+        all.extend(list);
+    }
+    all.sort_by_key(|status| status.region.id);
+    all
+}
+
+fn region_info(info: &RegionInfo) -> pb::RegionInfo {
+    pb::RegionInfo {
+        region: Some(wire::region_to_wire(&info.region)),
+        leader: info.leader_peer().map(wire::peer_to_wire),
+        term: info.term.0,
+        approximate_bytes: info.bytes,
+        approximate_keys: info.keys,
+        down_peers: info.down.keys().map(|peer| peer.0).collect(),
+        pending_peers: info.pending.iter().map(|peer| peer.0).collect(),
+    }
+}
+
+/// A region that only a replica here knows of.
+fn replica_info(status: &PeerStatus) -> pb::RegionInfo {
+    pb::RegionInfo {
+        region: Some(wire::region_to_wire(&status.region)),
+        leader: status.region.peer(status.leader).map(wire::peer_to_wire),
+        term: status.term.0,
+        ..Default::default()
+    }
+}
+
+#[tonic::async_trait]
+impl ClusterService for ClusterAdmin {
+    async fn identify(&self, _: Request<pb::IdentifyRequest>) -> Result<Response<pb::IdentifyReply>, Status> {
+        Ok(Response::new(self.node.identity()))
+    }
+
+    async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::JoinReply>, Status> {
+        let store = self.node.store()?;
+        let (tell, told) = oneshot::channel();
+        store.join(request.into_inner(), Box::new(move |reply| drop(tell.send(reply))));
+        match tokio::time::timeout(JOIN_TIMEOUT, told).await {
+            Ok(Ok(reply)) => Ok(Response::new(reply)),
+            _ => Err(Status::unavailable("the placement leader does not answer")),
+        }
+    }
+
+    async fn stores(&self, _: Request<pb::StoresRequest>) -> Result<Response<pb::StoresReply>, Status> {
+        let store = self.node.store()?;
+        let (now, me) = (store.clock().now(), store.id().1);
+        let directory = store.directory().read();
+        let count = |of: &dyn Fn(&RegionInfo) -> bool| directory.routes.iter().filter(|r| of(r)).count();
+        let stores = directory.stores.values().map(|record| {
+            let id = record.id;
+            let load = directory.loads.get(&id).copied().unwrap_or_default();
+            let heard = directory.last_heard.get(&id).map_or(u64::MAX, |at| now.ms_since(*at));
+            pb::StoreInfo {
+                store: Some(record_to_wire(record)),
+                region_count: count(&|r| r.region.peer_on(id).is_some()) as u32,
+                leader_count: count(&|r| r.leader_store() == Some(id)) as u32,
+                capacity_bytes: load.capacity_bytes,
+                available_bytes: load.available_bytes,
+                last_heard_ms: if id == me { 0 } else { heard },
+            }
+        });
+        Ok(Response::new(pb::StoresReply { stores: stores.collect() }))
+    }
+
+    async fn regions(
+        &self,
+        request: Request<pb::RegionsRequest>,
+    ) -> Result<Response<pb::RegionsReply>, Status> {
+        let store = self.node.store()?;
+        let wanted = RegionId(request.into_inner().id);
+        let is_wanted = |id: RegionId| wanted == RegionId::ZERO || wanted == id;
+        let replicas = statuses(store).await;
+        let directory = store.directory().read();
+        let known: BTreeSet<RegionId> = directory.routes.iter().map(|r| r.region.id).collect();
+        let reported = directory.routes.iter().filter(|r| is_wanted(r.region.id)).map(region_info);
+        let only_here = replicas.iter().filter(|s| {
+            let id = s.region.id;
+            is_wanted(id) && !known.contains(&id) && !s.region.peers.is_empty()
+        });
+        let mut regions: Vec<pb::RegionInfo> = reported.chain(only_here.map(replica_info)).collect();
+        regions.sort_by(|a, b| sort_key(a).cmp(&sort_key(b)));
+        Ok(Response::new(pb::RegionsReply { regions }))
+    }
+
+    async fn admin(&self, request: Request<pb::AdminRequest>) -> Result<Response<pb::AdminReply>, Status> {
+        let store = self.node.store()?;
+        let work = self.admin(store, request.into_inner());
+        let result = tokio::time::timeout(ADMIN_TIMEOUT, work).await;
+        let reply = match result {
+            Ok(Ok(regions)) => pb::AdminReply {
+                regions: regions.iter().map(wire::region_to_wire).collect(),
+                ..Default::default()
+            },
+            Ok(Err(error)) => pb::AdminReply { error: error.to_string(), ..Default::default() },
+            Err(_) => pb::AdminReply { error: "not done in time".to_string(), ..Default::default() },
+        };
+        Ok(Response::new(reply))
+    }
+}
+
+/// The meta region first, then in key order.
+fn sort_key(info: &pb::RegionInfo) -> (bool, &[u8]) {
+    let region = info.region.as_ref();
+    (!region.is_some_and(|r| r.meta_space), region.map_or(&[], |r| &r.start_key))
+}

@@ -1,0 +1,225 @@
+//! The configuration file: everything that a user may tune, one section for each part of a store.
+//!
+//! `flotilla.example.toml` documents every key with its default; `flotilla config` prints it. Command line flags win
+//! over the file.
+
+mod sections;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use flotilla_engine::RocksConfig;
+use flotilla_raftstore::StoreConfig;
+use serde::{Deserialize, Serialize};
+
+use sections::{PlacementSection, RocksSection, StoreSection};
+
+/// The documented defaults.
+pub const EXAMPLE: &str = include_str!("../../flotilla.example.toml");
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("config {path}: {error}")]
+    Read {
+        /// File.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The file is not TOML, has an unknown key or a value of the wrong kind.
+    #[error("config {path}, line {line}: {why}")]
+    Parse {
+        /// File.
+        path: String,
+        /// Line, counted from 1.
+        line: usize,
+        /// What is wrong.
+        why: String,
+    },
+    /// An address is not `HOST:PORT`.
+    #[error("{key}: {value:?} is not HOST:PORT")]
+    Address {
+        /// Key or flag.
+        key: &'static str,
+        /// What it says.
+        value: String,
+    },
+    /// Settings of placement that cannot work.
+    #[error("config: {0}")]
+    Placement(#[from] flotilla_placement::ConfigError),
+    /// Settings of the store that cannot work.
+    #[error("config: {0}")]
+    Store(&'static str),
+}
+
+/// Where the process listens, keeps its data and finds its cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerSection {
+    /// Data directory.
+    pub data_dir: PathBuf,
+    /// `host:port` of all services.
+    pub addr: String,
+    /// `host:port` under which others reach it; empty = `addr`.
+    pub advertise_addr: String,
+    /// `host:port` of metrics, status and readiness.
+    pub status_addr: String,
+    /// Stores to ask at the first start; empty = found a cluster of one.
+    pub cluster: Vec<String>,
+    /// Where this store is and what it is.
+    pub labels: BTreeMap<String, String>,
+    /// Filter of log lines.
+    pub log: String,
+    /// Threads that serve clients and other stores.
+    pub runtime_threads: usize,
+    /// Bytes that wait for one other store before frames to it are dropped.
+    pub link_queue_bytes: usize,
+}
+
+impl Default for ServerSection {
+    fn default() -> Self {
+        Self {
+            data_dir: "flotilla-data".into(),
+            addr: "127.0.0.1:20160".into(),
+            advertise_addr: String::new(),
+            status_addr: "127.0.0.1:20180".into(),
+            cluster: Vec::new(),
+            labels: BTreeMap::new(),
+            log: "info".into(),
+            runtime_threads: 2,
+            link_queue_bytes: 32 << 20,
+        }
+    }
+}
+
+impl ServerSection {
+    /// The address to give to others.
+    pub fn advertised(&self) -> &str {
+        if self.advertise_addr.is_empty() { &self.addr } else { &self.advertise_addr }
+    }
+}
+
+/// All of it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The process.
+    pub server: ServerSection,
+    store: StoreSection,
+    placement: PlacementSection,
+    rocksdb: RocksSection,
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// `Read`, `Parse`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        let text =
+            std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: name.clone(), error })?;
+        Self::parse(&name, &text)
+    }
+
+    fn parse(path: &str, text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            let why = error.message().split('\n').collect::<Vec<_>>().join(" ");
+            ConfigError::Parse { path: path.to_string(), line, why }
+        })
+    }
+
+    /// Checks what can be checked without starting.
+    ///
+    /// # Errors
+    /// `Address`, `Placement`, `Store`.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let server = &self.server;
+        check_address("addr", &server.addr)?;
+        check_address("advertise-addr", server.advertised())?;
+        check_address("status-addr", &server.status_addr)?;
+        server.cluster.iter().try_for_each(|address| check_address("cluster", address))?;
+        self.placement.build().check()?;
+        self.store_config(0).check().map_err(ConfigError::Store)
+    }
+
+    /// Settings of the store; `seed` feeds its random choices.
+    pub fn store_config(&self, seed: u64) -> StoreConfig {
+        StoreConfig { placement: self.placement.build(), seed, ..self.store.build() }
+    }
+
+    /// Settings of the disk.
+    pub fn rocks_config(&self) -> RocksConfig {
+        self.rocksdb.build()
+    }
+}
+
+fn check_address(key: &'static str, value: &str) -> Result<(), ConfigError> {
+    let is_legal = value.rsplit_once(':').is_some_and(|(host, port)| {
+        let plain = !host.contains(['/', ' ', '@']) && !host.is_empty();
+        plain && port.parse::<u16>().is_ok()
+    });
+    if is_legal { Ok(()) } else { Err(ConfigError::Address { key, value: value.to_string() }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_file_holds_every_key_with_its_default() {
+        let example: toml::Table = EXAMPLE.parse().expect("TOML");
+        let defaults = toml::Table::try_from(Config::default()).expect("serialisable");
+        assert_eq!(example, defaults);
+        assert_eq!(Config::parse("example", EXAMPLE).expect("legal"), Config::default());
+        Config::default().check().expect("the defaults work");
+    }
+
+    #[test]
+    fn the_example_file_says_what_each_key_means() {
+        let lines: Vec<&str> = EXAMPLE.lines().collect();
+        let is_key = |line: &&str| line.contains(" = ") && !line.starts_with('#');
+        for (i, line) in lines.iter().enumerate().filter(|(_, line)| is_key(line)) {
+            assert!(i > 0 && lines[i - 1].starts_with('#'), "no comment above {line:?}");
+        }
+    }
+
+    #[test]
+    fn the_sections_defaults_are_those_of_the_parts() {
+        let config = Config::default();
+        let store = StoreConfig::default();
+        let seed = store.seed;
+        assert_eq!(format!("{:?}", config.store_config(seed)), format!("{store:?}"));
+        assert_eq!(format!("{:?}", config.rocks_config()), format!("{:?}", RocksConfig::default()));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let error = Config::parse("f.toml", "[server]\naddr = \"h:1\"\nadress = \"h:1\"\n").unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("config f.toml, line 3: unknown field `adress`"), "{text}");
+        assert!(!text.contains('\n'), "{text}");
+        let error = Config::parse("f.toml", "[store]\nraft_workers = \"two\"\n").unwrap_err();
+        assert!(error.to_string().contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn addresses_are_checked() {
+        for (address, legal) in [
+            ("127.0.0.1:20160", true),
+            ("host.example:1", true),
+            ("[::1]:20160", true),
+            ("localhost", false),
+            (":20160", false),
+            ("h:70000", false),
+            ("http://h:1", false),
+            ("", false),
+        ] {
+            assert_eq!(check_address("addr", address).is_ok(), legal, "{address}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Sections that mirror the settings of the parts of a store. Their defaults are taken from there.
+
+use flotilla_engine::RocksConfig;
+use flotilla_placement::PlacementConfig;
+use flotilla_raftstore::StoreConfig;
+use serde::{Deserialize, Serialize};
+
+/// A section with the named fields of a settings type, their defaults, and the way back.
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident for $target:ty { $($field:ident: $kind:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub(super) struct $name {
+            $($field: $kind,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                let target = <$target>::default();
+                Self { $($field: target.$field,)* }
+            }
+        }
+
+        impl $name {
+            /// The settings that the section stands for.
+            pub(super) fn build(&self) -> $target {
+                let mut target = <$target>::default();
+                $(target.$field.clone_from(&self.$field);)*
+                target
+            }
+        }
+    };
+}
+
+section! {
+    /// Regions and their workers.
+    StoreSection for StoreConfig {
+        raft_workers: usize,
+        apply_workers: usize,
+        tick_ms: u64,
+        election_ticks: usize,
+        heartbeat_ticks: usize,
+        lease_ms: u64,
+        entry_bytes_max: usize,
+        append_bytes_max: u64,
+        inflight_messages_max: usize,
+        inflight_bytes_max: u64,
+        uncommitted_bytes_max: u64,
+        committed_bytes_max: u64,
+        pending_bytes_max: u64,
+        leader_wait_ms: u64,
+        entry_cache_bytes: usize,
+        turn_messages_max: usize,
+        log_batch_bytes_max: usize,
+        apply_batch_bytes_max: usize,
+        checkpoint_interval_ms: u64,
+        checkpoint_log_bytes: u64,
+        log_keep_entries: u64,
+        log_force_entries: u64,
+        split_bytes: u64,
+        split_keys_max: usize,
+        split_check_ms: u64,
+        snapshot_send_max: usize,
+        snapshot_receive_max: usize,
+        snapshot_chunk_bytes: usize,
+        snapshot_timeout_ms: u64,
+        stale_peer_ms: u64,
+        report_ms: u64,
+    }
+}
+
+section! {
+    /// The placement driver.
+    PlacementSection for PlacementConfig {
+        replicas: usize,
+        meta_replicas: usize,
+        store_gone_ms: u64,
+        store_silent_ms: u64,
+        store_settle_ms: u64,
+        report_wait_ms: u64,
+        operator_expire_ms: u64,
+        learner_stuck_ms: u64,
+        leader_tolerance: u64,
+        region_tolerance: u64,
+        tolerance_percent: u64,
+        filling_per_store_max: u64,
+        sending_per_store_max: u64,
+        transfers_max: usize,
+        moves_max: usize,
+        low_space_percent: u64,
+        location_labels: Vec<String>,
+        balance_leaders: bool,
+        balance_regions: bool,
+    }
+}
+
+section! {
+    /// The disk.
+    RocksSection for RocksConfig {
+        log_write_buffer_bytes: usize,
+        data_write_buffer_bytes: usize,
+        block_cache_bytes: usize,
+        background_jobs: i32,
+        open_files_max: i32,
+        record_synced_length: bool,
+    }
+}

@@ -1,0 +1,119 @@
+//! How requests reach a region: writes through the log, reads under the lease or after asking a quorum.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use flotilla_kv::{Command, Reply, Value, View, get_latest};
+use flotilla_raftstore::{ReadGrant, RegionContext, RequestError, Store};
+use flotilla_region::KeyRange;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::failure::Failure;
+
+/// A busy store is asked again for so long before the client is told: clients of the Rust family take that for final.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+/// One store's regions, for requests.
+#[derive(Clone)]
+pub struct Access {
+    store: Store,
+}
+
+impl Access {
+    /// To the regions of `store`.
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Wall clock of the reader, for what has expired.
+    pub fn now_ms(&self) -> u64 {
+        self.store.clock().unix_ms()
+    }
+
+    /// Replicates a command and waits for what it did.
+    pub async fn write(&self, context: RegionContext, command: &Command<'_>) -> Result<Reply, Failure> {
+        let command = command.encode();
+        let reply = self.replicate(context, command).await?;
+        match Reply::decode(reply) {
+            Some(Reply::Outside(key, range)) => {
+                Err(RequestError::KeyNotInRegion { key, region: context.region, range }.into())
+            }
+            Some(reply) => Ok(reply),
+            None => Err(RequestError::Undetermined.into()),
+        }
+    }
+
+    async fn replicate(&self, context: RegionContext, command: Bytes) -> Result<Bytes, RequestError> {
+        let give_up = Instant::now() + BUSY_WAIT;
+        loop {
+            let (tell, told) = oneshot::channel();
+            // A caller that went away needs no answer.
+            self.store.write(context, command.clone(), Box::new(move |result| drop(tell.send(result))));
+            match told.await.unwrap_or(Err(RequestError::Undetermined)) {
+                Err(RequestError::Busy) if Instant::now() < give_up => tokio::time::sleep(BUSY_PAUSE).await,
+                result => return result,
+            }
+        }
+    }
+
+    /// One value. Under a lease the disk is asked directly, without a snapshot.
+    pub async fn get(&self, read: Read, key: &[u8]) -> Result<Option<Value>, Failure> {
+        if !read.replica
+            && let Some(local) = self.store.begin_local_read(&read.context)
+        {
+            check_inside(read.context, &local.region().range, key)?;
+            let found = get_latest(&**self.store.engine(), key, self.now_ms());
+            if local.still_holds(&**self.store.clock()) {
+                return Ok(found?);
+            }
+        }
+        let grant = self.ask(read).await?;
+        check_inside(read.context, &grant.region.range, key)?;
+        Ok(View::new(&*grant.snapshot, &grant.region, self.now_ms()).get(key)?)
+    }
+
+    /// A view of a region that holds every write acknowledged before the call.
+    pub async fn grant(&self, read: Read) -> Result<ReadGrant, RequestError> {
+        if !read.replica
+            && let Some(local) = self.store.begin_local_read(&read.context)
+        {
+            let snapshot = self.store.engine().snapshot();
+            if local.still_holds(&**self.store.clock()) {
+                return Ok(ReadGrant { region: Arc::clone(local.region()), snapshot });
+            }
+        }
+        self.ask(read).await
+    }
+
+    async fn ask(&self, read: Read) -> Result<ReadGrant, RequestError> {
+        let (tell, told) = oneshot::channel();
+        self.store.read(read.context, read.replica, Box::new(move |result| drop(tell.send(result))));
+        told.await.unwrap_or(Err(RequestError::ReadNotReady(read.context.region)))
+    }
+}
+
+/// What a read asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Read {
+    /// Which region, as the client knows it.
+    pub context: RegionContext,
+    /// Whether a follower may answer.
+    pub replica: bool,
+}
+
+/// Refuses a key that another region holds.
+pub fn check_inside(context: RegionContext, range: &KeyRange, key: &[u8]) -> Result<(), RequestError> {
+    if range.contains(key) {
+        return Ok(());
+    }
+    let key = Bytes::copy_from_slice(key);
+    Err(RequestError::KeyNotInRegion { key, region: context.region, range: range.clone() })
+}

@@ -1,0 +1,249 @@
+//! One direction of a store pair: a bounded queue, and the task that carries it to the other store.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use flotilla_proto::flotilla::store_service_client::StoreServiceClient;
+use flotilla_raftstore::wire::StoreFrame;
+use flotilla_region::StoreId;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::{Inner, MESSAGE_BYTES_MAX, connect};
+
+/// Pause after the first failure; doubles up to the maximum.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// A connection that held for so long was a good one.
+const GOOD_CONNECTION: Duration = Duration::from_secs(2);
+/// How often a connected link looks whether the store has moved, and one without an address for an address.
+const ADDRESS_CHECK: Duration = Duration::from_secs(1);
+/// Raft is told that a store is unreachable at most so often.
+const UNREACHABLE_INTERVAL: Duration = Duration::from_millis(500);
+/// Frames between the queue and the connection.
+const FRAMES_IN_HAND: usize = 4;
+
+/// The queue to one other store.
+///
+/// Invariant: `bytes` is the sum of the frames' sizes, and at most `bytes_max` but for a single frame.
+pub(super) struct Link {
+    to: StoreId,
+    bytes_max: usize,
+    queue: Mutex<Queue>,
+    filled: Notify,
+    down: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue {
+    frames: VecDeque<(usize, StoreFrame)>,
+    bytes: usize,
+}
+
+impl Link {
+    pub(super) fn new(to: StoreId, bytes_max: usize) -> Self {
+        let queue = Mutex::default();
+        Self { to, bytes_max, queue, filled: Notify::new(), down: AtomicBool::new(false) }
+    }
+
+    /// Takes a frame; `false` = there is no room, it is dropped.
+    pub(super) fn push(&self, frame: StoreFrame) -> bool {
+        let bytes = frame_bytes(&frame);
+        {
+            let mut queue = self.queue.lock();
+            if !queue.frames.is_empty() && queue.bytes + bytes > self.bytes_max {
+                return false;
+            }
+            queue.bytes += bytes;
+            queue.frames.push_back((bytes, frame));
+        }
+        self.filled.notify_one();
+        true
+    }
+
+    fn pop(&self) -> Option<StoreFrame> {
+        let mut queue = self.queue.lock();
+        let (bytes, frame) = queue.frames.pop_front()?;
+        queue.bytes -= bytes;
+        Some(frame)
+    }
+
+    /// The next frame. Cancelling loses none.
+    async fn next(&self) -> StoreFrame {
+        loop {
+            if let Some(frame) = self.pop() {
+                return frame;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Waits until there is something to send.
+    async fn wait_filled(&self) {
+        while self.queue.lock().frames.is_empty() {
+            self.filled.notified().await;
+        }
+    }
+
+    /// What waited for a store that cannot be reached is stale by the time it can.
+    fn clear(&self) {
+        *self.queue.lock() = Queue::default();
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.down.load(Ordering::Acquire)
+    }
+}
+
+/// Bytes of a frame, near enough for a bound.
+fn frame_bytes(frame: &StoreFrame) -> usize {
+    let entries = frame.messages.iter().filter_map(|m| m.message.as_ref()).flat_map(|m| &m.entries);
+    let entries: usize = entries.map(|entry| entry.data.len() + 24).sum();
+    let heartbeats = [&frame.heartbeats, &frame.heartbeat_responses];
+    let heartbeats: usize = heartbeats.into_iter().flatten().map(|h| h.region_id.len() * 64).sum();
+    64 + frame.messages.len() * 128 + entries + heartbeats + frame.placement.len() * 1_024
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("cannot connect: {0}")]
+    Connect(#[from] tonic::transport::Error),
+    #[error("{0}")]
+    Status(Box<Status>),
+    #[error("the store closed the stream")]
+    Closed,
+    #[error("the store moved")]
+    Moved,
+}
+
+/// Carries the link's frames for as long as the process lives.
+pub(super) async fn run(inner: Arc<Inner>, link: Arc<Link>) {
+    let mut backoff = BACKOFF_MIN;
+    let mut told: Option<Instant> = None;
+    loop {
+        link.wait_filled().await;
+        let Some(address) = inner.address(link.to) else {
+            tokio::time::sleep(ADDRESS_CHECK).await;
+            continue;
+        };
+        let started = Instant::now();
+        let ended = carry(&inner, &link, &address).await;
+        if started.elapsed() >= GOOD_CONNECTION {
+            backoff = BACKOFF_MIN;
+        }
+        if matches!(ended, Ended::Moved) {
+            continue;
+        }
+        if !link.down.swap(true, Ordering::AcqRel) {
+            tracing::warn!(store = link.to.0, %address, %ended, "connection to a store is down");
+        }
+        link.clear();
+        if told.is_none_or(|at| at.elapsed() >= UNREACHABLE_INTERVAL)
+            && let Some(store) = inner.store.get()
+        {
+            told = Some(Instant::now());
+            store.on_unreachable(link.to);
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// One connection, from dialling to its end.
+async fn carry(inner: &Inner, link: &Link, address: &str) -> Ended {
+    let channel = match connect(address).await {
+        Ok(channel) => channel,
+        Err(error) => return Ended::Connect(error),
+    };
+    if link.down.swap(false, Ordering::AcqRel) {
+        tracing::info!(store = link.to.0, %address, "connection to a store is up again");
+    }
+    inner.metrics.links_up.inc();
+    let mut client = StoreServiceClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let (send, frames) = mpsc::channel(FRAMES_IN_HAND);
+    let call = async move {
+        match client.frames(ReceiverStream::new(frames)).await {
+            Ok(_) => Ended::Closed,
+            Err(status) => Ended::Status(Box::new(status)),
+        }
+    };
+    let ended = pump(inner, link, address, call, send).await;
+    inner.metrics.links_up.dec();
+    ended
+}
+
+async fn pump(
+    inner: &Inner,
+    link: &Link,
+    address: &str,
+    call: impl Future<Output = Ended>,
+    send: mpsc::Sender<StoreFrame>,
+) -> Ended {
+    let mut call = pin!(call);
+    let mut address_check = tokio::time::interval(ADDRESS_CHECK);
+    loop {
+        let room = tokio::select! {
+            ended = &mut call => return ended,
+            room = send.reserve() => room,
+        };
+        let Ok(room) = room else { return call.await };
+        let frame = loop {
+            tokio::select! {
+                biased;
+                ended = &mut call => return ended,
+                frame = link.next() => break frame,
+                _ = address_check.tick() => {
+                    if inner.address(link.to).as_deref() != Some(address) {
+                        return Ended::Moved;
+                    }
+                }
+            }
+        };
+        room.send(frame);
+        inner.metrics.frames_sent.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_proto::flotilla as pb;
+
+    fn frame(entry_bytes: usize) -> StoreFrame {
+        let entry = pb::Entry { data: vec![0; entry_bytes].into(), ..Default::default() };
+        let message = pb::Message { entries: vec![entry], ..Default::default() };
+        let message = pb::RaftMessage { message: Some(message), ..Default::default() };
+        StoreFrame { messages: vec![message], ..Default::default() }
+    }
+
+    #[test]
+    fn a_full_queue_drops_the_newest_and_a_single_frame_always_fits() {
+        let link = Link::new(StoreId(2), 1_200);
+        assert!(link.push(frame(5_000)), "larger than the queue, but alone");
+        assert!(!link.push(frame(10)));
+        assert!(link.pop().is_some());
+        assert!(link.push(frame(300)));
+        assert!(link.push(frame(300)));
+        assert!(!link.push(frame(300)));
+        assert_eq!(link.queue.lock().bytes, 2 * frame_bytes(&frame(300)));
+        link.clear();
+        assert!(link.pop().is_none());
+        assert_eq!(link.queue.lock().bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_wait_loses_no_frame() {
+        let link = Link::new(StoreId(2), 1_000);
+        let waiting = tokio::time::timeout(Duration::from_millis(1), link.next()).await;
+        assert!(waiting.is_err());
+        link.push(frame(10));
+        assert_eq!(link.next().await, frame(10));
+    }
+}
