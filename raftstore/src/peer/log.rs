@@ -11,6 +11,7 @@ use flotilla_raft::{
 };
 use flotilla_region::{Index, PeerId, RegionId, Term, keys};
 
+use crate::admin::split::INIT_LOG;
 use crate::error::StoreError;
 use crate::msg::LogTask;
 use crate::state::{LogId, decode_entry, decode_hard_state};
@@ -51,6 +52,7 @@ impl PeerLog {
         applied: Option<LogId>,
         conf_state: ConfState,
     ) -> Result<LoadedLog, StoreError> {
+        let initialised = applied.is_some();
         let applied = applied.unwrap_or_default();
         let hard_state = match engine.log_get(&keys::log_hard_state(region, peer))? {
             Some(value) => decode_hard_state(value).ok_or(StoreError::Damaged("hard state"))?,
@@ -58,6 +60,8 @@ impl PeerLog {
         };
         let stored_base = match engine.log_get(&keys::log_base(region, peer))? {
             Some(value) => LogId::decode(value).ok_or(StoreError::Damaged("log base"))?,
+            // Bootstrap and split write nothing to `log`: what they make begins here (rule W5).
+            None if initialised => INIT_LOG,
             None => LogId::default(),
         };
         let base = if applied.index > stored_base.index { applied } else { stored_base };
@@ -73,10 +77,7 @@ impl PeerLog {
         // A child of a split that never wrote a hard state is (term 5, no vote, commit 5) by rule W5: nothing to mend.
         let never_written = hard_state.is_empty() && found.entries.is_empty();
         let mut mend = None;
-        if found.stale.is_some()
-            || (state != hard_state && !never_written)
-            || (base != stored_base && !never_written)
-        {
+        if found.stale.is_some() || (state != hard_state && !never_written) || base != stored_base {
             mend = Some(LogTask {
                 region,
                 peer,
