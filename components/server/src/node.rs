@@ -2,11 +2,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flotilla_proto::{flotilla as pb, metapb};
 use flotilla_raftstore::{FORMAT, Store};
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tonic::Status;
 
 use crate::config::ServerSection;
@@ -17,6 +19,9 @@ use crate::transport::Network;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Commit that the program was built from.
 pub const COMMIT: &str = env!("FLOTILLA_COMMIT");
+
+/// Other stores wait so long for one that is opening: it has joined, so they know it before it can listen to them.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One process.
 pub struct Node {
@@ -35,6 +40,7 @@ pub struct Node {
     /// When the process started.
     pub started: Instant,
     store: OnceLock<Store>,
+    opened: watch::Sender<bool>,
     /// Set once everything that was here at the start serves.
     ready: AtomicBool,
     /// The process is on its way out.
@@ -55,6 +61,7 @@ impl Node {
             network,
             started: Instant::now(),
             store: OnceLock::new(),
+            opened: watch::Sender::new(false),
             ready: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         }
@@ -65,6 +72,18 @@ impl Node {
         self.network.attach(store.clone());
         // Called once, by the start.
         let _ = self.store.set(store);
+        self.opened.send_replace(true);
+    }
+
+    /// The store, as soon as it is open.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` if that takes too long.
+    pub async fn wait_store(&self) -> Result<&Store, Status> {
+        let mut opened = self.opened.subscribe();
+        // Either way the store itself tells.
+        let _ = timeout(OPEN_TIMEOUT, opened.wait_for(|is_open| *is_open)).await;
+        self.store()
     }
 
     /// The store, if it is open.

@@ -51,7 +51,7 @@ impl StoreService for StoreFrames {
         &self,
         request: Request<Streaming<pb::StoreFrame>>,
     ) -> Result<Response<pb::StoreFrameAck>, Status> {
-        let store = self.node.store()?;
+        let store = self.node.wait_store().await?;
         let mut frames = request.into_inner();
         while let Some(frame) = frames.message().await? {
             self.node.metrics.frames_received.inc();
@@ -67,7 +67,7 @@ impl StoreService for StoreFrames {
         &self,
         request: Request<Streaming<pb::SnapshotChunk>>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        let store = self.node.store()?.clone();
+        let store = self.node.wait_store().await?.clone();
         let mut chunks = request.into_inner();
         let first = chunks.message().await?.and_then(|chunk| chunk.part);
         let Some(Part::Header(header)) = first else {

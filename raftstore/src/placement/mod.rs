@@ -502,7 +502,8 @@ impl Placement {
     fn on_time(&mut self, now: Time) {
         self.next_report = now.plus_ms(self.shared.config.report_ms);
         let others = self.others();
-        if now >= self.next_heartbeat {
+        let beats = now >= self.next_heartbeat;
+        if beats {
             self.next_heartbeat = now.plus_ms(HEARTBEAT_MS);
             let (me, beat) = (self.me(), self.heartbeat());
             {
@@ -520,6 +521,11 @@ impl Placement {
         }
         for store in others {
             if let Some(reports) = self.reports.next_for(store, now) {
+                if reports.since == 0 && !beats {
+                    // A full report counts only for the incarnation that a heartbeat has named.
+                    let beat = self.heartbeat();
+                    self.post(store, Placed::Heartbeat(beat));
+                }
                 self.post(store, Placed::Regions(reports));
             }
         }

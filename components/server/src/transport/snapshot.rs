@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use flotilla_proto::flotilla as pb;
+use flotilla_proto::flotilla::snapshot_reply::Kind;
 use flotilla_proto::flotilla::store_service_client::StoreServiceClient;
 use flotilla_raftstore::{SnapshotEvent, StreamId};
 use flotilla_region::StoreId;
@@ -23,11 +24,10 @@ pub(super) async fn run(
     header: pb::SnapshotChunk,
     parts: mpsc::UnboundedReceiver<pb::SnapshotChunk>,
 ) {
-    if let Err(why) = carry(&inner, stream, to, header, parts).await {
+    let ended = carry(&inner, stream, to, header, parts).await;
+    inner.snapshots.lock().remove(&stream);
+    if let Err(why) = ended {
         tracing::info!(store = to.0, why, "snapshot stream broke");
-    }
-    // Closing from this side removed the stream before: then nobody waits for news.
-    if inner.snapshots.lock().remove(&stream).is_some() {
         inner.tell(SnapshotEvent::Broken(stream));
     }
 }
@@ -56,12 +56,17 @@ async fn carry(
             inner.tell(SnapshotEvent::Sent(stream));
         }
     });
+    let mut has_verdict = false;
     loop {
         tokio::select! {
             // The store closed the stream: everything that mattered was said.
             () = &mut feed => return Ok(()),
             reply = replies.message() => match reply {
-                Ok(Some(reply)) => inner.tell(SnapshotEvent::Reply(stream, reply)),
+                Ok(Some(reply)) => {
+                    has_verdict |= reply.kind() != Kind::Ready;
+                    inner.tell(SnapshotEvent::Reply(stream, reply));
+                }
+                Ok(None) if has_verdict => return Ok(()),
                 Ok(None) => return Err("the receiver closed it".to_string()),
                 Err(status) => return Err(status.to_string()),
             },
