@@ -30,10 +30,16 @@ impl MemStorage {
         Self { snapshot, base, base_term, ..Self::default() }
     }
 
-    /// A group of `voters` that starts with an empty log.
+    /// A group of `voters` that starts with an empty log. Peers added later could not learn of these voters; groups
+    /// that change start from [`Self::with_snapshot`] or [`crate::RawNode::bootstrap`].
     pub fn with_voters(voters: impl IntoIterator<Item = PeerId>) -> Self {
+        Self::with_conf_state(ConfState { voters: voters.into_iter().collect(), ..ConfState::default() })
+    }
+
+    /// Like [`Self::with_voters`], with any membership.
+    pub fn with_conf_state(conf_state: ConfState) -> Self {
         let mut storage = Self::default();
-        storage.snapshot.meta.conf_state.voters = voters.into_iter().collect();
+        storage.snapshot.meta.conf_state = conf_state;
         storage
     }
 

@@ -1,0 +1,359 @@
+//! What tikv/raft-rs adds to etcd-io/raft: priorities, commit groups, batching, requested snapshots, deferred reads
+//! of the log, commits carried by votes.
+
+use std::cell::{Cell, RefCell};
+
+use bytes::Bytes;
+use flotilla_raft::{
+    ConfChange, ConfChangeKind, ConfState, Config, Entry, EntryKind, FetchContext, HardState, Index,
+    MemStorage, Message, MessageKind as Kind, PeerId, ProgressState, RawNode, Role, Snapshot, StepError,
+    Storage, StorageError, StorageResult, Term,
+};
+
+use crate::harness::*;
+
+fn leader_of(voters: &[u64], change: impl Fn(&mut Config)) -> Peer {
+    let mut config = config(1);
+    change(&mut config);
+    let mut peer = Peer::leader(&config, storage(members(voters, &[]), &[]));
+    for from in &voters[1..] {
+        peer.exchange(ack(*from, 1, 1));
+    }
+    peer.work();
+    peer
+}
+
+#[test]
+fn at_equal_logs_voters_refuse_candidates_of_lower_priority() {
+    // Own priority, candidate's priority, candidate's last index -> granted
+    for (own, candidate, index, granted) in [
+        (0, 0, 1, true),
+        (1, 0, 1, false),
+        (1, 1, 1, true),
+        (0, 5, 1, true),
+        (5, 0, 2, true),
+        (0, 9, 0, false),
+    ] {
+        let mut peer =
+            Peer::new(&Config { priority: own, ..config(1) }, storage(members(&[1, 2, 3], &[]), &[1]));
+        let request = Message { priority: candidate, ..vote(Kind::Vote, 2, 2, (index, index)) };
+        let sent = peer.exchange(request);
+        assert_eq!(!sent[0].reject, granted, "own {own}, candidate {candidate} at {index}");
+    }
+    let mut network = Network::new(3);
+    for (id, priority) in [(1, 1), (2, 2), (3, 3)] {
+        network.raw(id).set_priority(priority);
+    }
+    network.campaign(1);
+    assert_ne!(network.raw(1).role(), Role::Leader);
+    network.campaign(3);
+    assert_eq!(network.raw(3).role(), Role::Leader);
+    network.raw(1).set_priority(9);
+    network.campaign(1);
+    assert_eq!(network.raw(1).role(), Role::Leader, "changed at run time");
+}
+
+#[test]
+fn with_commit_groups_an_entry_commits_once_two_groups_have_it() {
+    // Acknowledged by 2 and 3, groups of 1, 2, 3 -> commit with the rule on and off
+    for (second, third, groups, grouped, plain) in [
+        (3, 2, [0, 0, 0], 2, 3),
+        (3, 2, [1, 1, 1], 3, 3),
+        (3, 2, [1, 1, 2], 2, 3),
+        (3, 2, [1, 2, 2], 3, 3),
+        (2, 3, [1, 2, 1], 2, 3),
+        (3, 1, [1, 0, 0], 1, 3),
+        (3, 2, [1, 2, 0], 3, 3),
+    ] {
+        let mut peer = leader_of(&[1, 2, 3], |config| config.group_commit = true);
+        let assigned: Vec<_> = groups.iter().zip(1..).map(|(group, id)| (PeerId(id), *group)).collect();
+        peer.raw.assign_commit_groups(&assigned);
+        for _ in 0..2 {
+            peer.propose("x").expect("leader");
+        }
+        peer.work();
+        peer.exchange(ack(2, 1, second));
+        peer.exchange(ack(3, 1, third));
+        assert_eq!(peer.raw.commit(), Index(grouped), "groups {groups:?}, acks {second} {third}");
+        peer.raw.set_group_commit(false);
+        assert_eq!(peer.raw.commit(), Index(plain), "switching the rule off commits at once");
+        assert!(!peer.raw.has_group_commit());
+    }
+}
+
+#[test]
+fn regrouping_commits_at_once_and_consistency_can_be_asked() {
+    let mut peer = leader_of(&[1, 2, 3], |config| config.group_commit = true);
+    peer.raw.assign_commit_groups(&[(PeerId(1), 1), (PeerId(2), 1), (PeerId(3), 2), (PeerId(9), 3)]);
+    peer.propose("x").expect("leader");
+    peer.work();
+    peer.exchange(ack(2, 1, 2));
+    assert_eq!(peer.raw.commit(), Index(1), "group 2 does not have it");
+    assert_eq!(peer.raw.is_group_commit_consistent(), Some(true));
+    peer.raw.assign_commit_groups(&[(PeerId(2), 2)]);
+    assert_eq!(peer.raw.commit(), Index(2));
+    peer.work();
+    assert_eq!(peer.raw.is_group_commit_consistent(), Some(true));
+    peer.raw.clear_commit_groups();
+    assert_eq!(peer.raw.is_group_commit_consistent(), Some(false), "the rule finds no two groups");
+    let follower = Peer::follower(1, &[]);
+    assert_eq!(follower.raw.is_group_commit_consistent(), None);
+    let fresh =
+        Peer::leader(&Config { group_commit: true, ..config(1) }, storage(members(&[1, 2, 3], &[]), &[1]));
+    assert_eq!(fresh.raw.is_group_commit_consistent(), None, "nothing of the term is applied");
+}
+
+#[test]
+fn batching_sends_one_append_per_peer_and_ready() {
+    let mut peer = leader_of(&[1, 2, 3], |config| config.batch_append = true);
+    for _ in 0..5 {
+        peer.propose("x").expect("leader");
+    }
+    assert!(peer.raw.has_ready());
+    let sent = peer.work();
+    let appends: Vec<_> = of_kind(&sent, Kind::Append).iter().map(|m| (m.to.0, m.entries.len())).collect();
+    assert_eq!(appends, [(2, 5), (3, 5)]);
+    assert_eq!(peer.progress(1), (6, 7), "the own acknowledgements are merged too");
+    peer.exchange(ack(2, 1, 6));
+    assert_eq!(peer.raw.commit(), Index(6));
+    let mut small = leader_of(&[1, 2, 3], |config| {
+        config.batch_append = true;
+        config.append_bytes_max = 0;
+    });
+    for _ in 0..3 {
+        small.propose("x").expect("leader");
+    }
+    let sizes: Vec<_> = of_kind(&small.work(), Kind::Append)
+        .iter()
+        .filter(|m| m.to == PeerId(2))
+        .map(|m| m.entries.len())
+        .collect();
+    assert_eq!(sizes, [1, 1, 1], "the size limit holds");
+    small.raw.set_batch_append(false);
+    small.propose("x").expect("leader");
+    assert_eq!(of_kind(&small.work(), Kind::Append).len(), 2);
+}
+
+#[test]
+fn commit_broadcasts_can_be_switched_off_except_for_conf_changes() {
+    let mut peer = leader_of(&[1, 2, 3], |config| config.skip_commit_broadcast = true);
+    peer.propose("x").expect("leader");
+    peer.work();
+    assert!(peer.exchange(ack(2, 1, 2)).is_empty(), "nobody is told");
+    assert_eq!(peer.raw.commit(), Index(2));
+    assert!(peer.exchange(ack(3, 1, 2)).is_empty());
+    peer.tick(1);
+    assert!(of_kind(&peer.work(), Kind::Heartbeat).iter().all(|beat| beat.commit == Index(2)));
+    let change = ConfChange { kind: ConfChangeKind::AddLearner, peer: PeerId(4), context: Bytes::new() };
+    peer.raw.propose_conf_change(change).expect("leader");
+    peer.work();
+    let sent = peer.exchange(ack(2, 1, 3));
+    assert!(of_kind(&sent, Kind::Append).iter().any(|m| m.to == PeerId(3) && m.commit == Index(3)));
+    peer.raw.set_skip_commit_broadcast(false);
+    peer.propose("y").expect("leader");
+    peer.work();
+    assert_eq!(of_kind(&peer.exchange(ack(2, 1, 4)), Kind::Append).len(), 2);
+}
+
+#[test]
+fn the_window_of_a_peer_can_be_changed_while_running() {
+    let mut peer = leader_of(&[1, 2, 3], |_| {});
+    peer.raw.set_inflight_messages_max(PeerId(2), 1);
+    peer.raw.set_inflight_messages_max(PeerId(3), 0);
+    for _ in 0..3 {
+        peer.propose("x").expect("leader");
+    }
+    let sent = peer.work();
+    let carrying = |to| sent.iter().filter(|m| m.to == PeerId(to) && !m.entries.is_empty()).count();
+    assert_eq!((carrying(2), carrying(3)), (1, 0));
+    peer.raw.set_inflight_messages_max(PeerId(9), 7);
+    // Buffers are given back once everything is acknowledged.
+    peer.exchange(ack(2, 1, 4));
+    peer.tick(1);
+    peer.work();
+    assert!(!peer.raw.progress(PeerId(2)).expect("member").inflights.has_buffer());
+}
+
+#[test]
+fn a_follower_can_ask_for_a_snapshot() {
+    let mut network = Network::new(3);
+    network.campaign(1);
+    network.propose(1, "x").expect("leader");
+    let unavailable = network.raw(2).request_snapshot();
+    assert_eq!(unavailable, Ok(()));
+    assert_eq!(network.raw(2).request_snapshot(), Err(StepError::SnapshotRequestDropped), "one at a time");
+    network.settle();
+    let progress = |network: &mut Network| network.raw(1).progress(PeerId(2)).expect("member").clone();
+    assert_eq!(progress(&mut network).pending_request_snapshot, Index(2));
+    assert_eq!(network.raw(2).requested_snapshot(), Index(2), "the leader has none at hand");
+    network.propose(1, "y").expect("leader");
+    assert_eq!(network.peer(2).terms().len(), 2, "no appends meanwhile");
+    let storage = network.raw(1).storage_mut();
+    storage.create_snapshot(Index(3), members(&[1, 2, 3], &[]), Bytes::new()).expect("applied");
+    network.tick(1, 1);
+    assert_eq!(network.raw(2).requested_snapshot(), Index::ZERO);
+    assert_eq!((network.raw(2).first_index(), network.raw(2).commit()), (Index(4), Index(3)));
+    assert_eq!(progress(&mut network).state, ProgressState::Replicate);
+    network.propose(1, "z").expect("leader");
+    assert_eq!(network.commits(), [4, 4, 4]);
+}
+
+#[test]
+fn a_requested_snapshot_at_the_commit_index_is_taken_and_the_sender_waits_for_the_report() {
+    let mut network = Network::new(2);
+    network.campaign(1);
+    network.propose(1, "x").expect("leader");
+    let storage = network.raw(1).storage_mut();
+    storage.create_snapshot(Index(2), members(&[1, 2], &[]), Bytes::from_static(b"s")).expect("applied");
+    network.raw(2).request_snapshot().expect("a follower with an entry of the term");
+    network.settle();
+    assert_eq!(
+        network.raw(2).storage().snapshot_ref().meta.index,
+        Index(2),
+        "installed although nothing is new"
+    );
+    assert_eq!(network.raw(1).progress(PeerId(2)).expect("member").state, ProgressState::Snapshot);
+    network.raw(1).report_snapshot(PeerId(2), true);
+    network.tick(1, 1);
+    network.propose(1, "y").expect("leader");
+    assert_eq!(network.commits(), [3, 3]);
+}
+
+#[test]
+fn requests_for_snapshots_are_refused_or_cancelled_where_they_make_no_sense() {
+    let mut leader = leader_of(&[1, 2, 3], |_| {});
+    assert_eq!(leader.raw.request_snapshot(), Err(StepError::SnapshotRequestDropped));
+    let mut peer = Peer::follower(1, &[1]);
+    assert_eq!(peer.raw.request_snapshot(), Err(StepError::SnapshotRequestDropped), "no leader");
+    peer.exchange(heartbeat(2, 2, 0));
+    assert_eq!(peer.raw.request_snapshot(), Err(StepError::SnapshotRequestDropped), "an older term's tail");
+    peer.exchange(append(2, 2, (1, 1), &[2], 0));
+    assert_eq!(peer.raw.request_snapshot(), Ok(()));
+    let sent = peer.exchange(append(2, 2, (2, 2), &[2], 0));
+    assert!(sent.iter().all(|m| m.request_snapshot == Index(2)), "repeated instead of appending");
+    assert_eq!(peer.exchange(heartbeat(2, 2, 0))[0].request_snapshot, Index(2));
+    peer.exchange(heartbeat(3, 3, 0));
+    assert_eq!(peer.raw.requested_snapshot(), Index::ZERO, "another term");
+    peer.exchange(append(3, 3, (2, 2), &[3], 0));
+    assert_eq!(peer.raw.request_snapshot(), Ok(()));
+    peer.raw.campaign().expect("never refused");
+    assert_eq!(peer.raw.requested_snapshot(), Index::ZERO, "a candidate needs its log");
+}
+
+#[test]
+fn votes_carry_commits_so_that_a_stalemate_over_a_conf_change_ends() {
+    let fast = |id| Config { commit_fast_forward: true, ..config(id) };
+    let change = ConfChange { kind: ConfChangeKind::RemovePeer, peer: PeerId(1), context: Bytes::new() };
+    let entry = Entry { index: Index(2), term: Term(1), kind: EntryKind::ConfChange, data: change.encode() };
+    let peer = |id, commit| {
+        let mut storage = storage(members(&[1, 2, 3], &[]), &[1]);
+        storage.append(std::slice::from_ref(&entry));
+        storage.set_hard_state(HardState { term: Term(1), vote: PeerId(0), commit: Index(commit) });
+        Peer::new(&fast(id), storage)
+    };
+    // A voter learns from the request it refuses.
+    let mut voter = peer(2, 0);
+    voter.work();
+    let request = Message { commit: Index(2), commit_term: Term(1), ..vote(Kind::Vote, 3, 2, (1, 1)) };
+    let sent = voter.exchange(request);
+    assert!(sent[0].reject);
+    assert_eq!(voter.raw.commit(), Index(2));
+    // A candidate learns from a refusal, and gives up if that is a conf change.
+    let mut candidate = peer(2, 0);
+    candidate.work();
+    candidate.raw.campaign().expect("never refused");
+    candidate.work();
+    let refused =
+        Message { reject: true, commit: Index(2), commit_term: Term(1), ..message(Kind::VoteResponse, 3, 2) };
+    candidate.step(refused.clone());
+    assert_eq!((candidate.raw.role(), candidate.raw.commit()), (Role::Follower, Index(2)));
+    // Offers of another term at that index, and offers without the extension, are ignored.
+    let mut other = peer(2, 0);
+    other.exchange(Message { commit: Index(2), commit_term: Term(9), ..vote(Kind::Vote, 3, 9, (1, 1)) });
+    assert_eq!(other.raw.commit(), Index(0));
+    let mut plain = Peer::follower(2, &[1, 1]);
+    let sent =
+        plain.exchange(Message { commit: Index(2), commit_term: Term(1), ..vote(Kind::Vote, 3, 2, (1, 1)) });
+    assert_eq!((plain.raw.commit(), sent[0].commit), (Index(0), Index(0)));
+    // Answers to reads carry the leader's commit index.
+    let mut reader = peer(2, 0);
+    reader.exchange(heartbeat(3, 1, 0));
+    reader.exchange(Message { index: Index(2), ..message(Kind::ReadIndexResponse, 3, 1) });
+    assert_eq!(reader.raw.commit(), Index(2));
+}
+
+/// A storage that first has to fetch what is to be sent.
+struct Lazy {
+    memory: MemStorage,
+    is_ready: Cell<bool>,
+    asked: RefCell<Vec<FetchContext>>,
+}
+
+impl Storage for Lazy {
+    fn initial_state(&self) -> StorageResult<(HardState, ConfState)> {
+        self.memory.initial_state()
+    }
+
+    fn entries(&self, low: Index, high: Index, max: u64, context: FetchContext) -> StorageResult<Vec<Entry>> {
+        if context != FetchContext::Immediate && !self.is_ready.get() {
+            self.asked.borrow_mut().push(context);
+            return Err(StorageError::LogTemporarilyUnavailable);
+        }
+        self.memory.entries(low, high, max, context)
+    }
+
+    fn term(&self, index: Index) -> StorageResult<Term> {
+        self.memory.term(index)
+    }
+
+    fn first_index(&self) -> StorageResult<Index> {
+        self.memory.first_index()
+    }
+
+    fn last_index(&self) -> StorageResult<Index> {
+        self.memory.last_index()
+    }
+
+    fn snapshot(&self, at_least: Index, to: PeerId) -> StorageResult<Snapshot> {
+        self.memory.snapshot(at_least, to)
+    }
+}
+
+fn lazy_work(raw: &mut RawNode<Lazy>) -> Vec<Message> {
+    let mut sent = Vec::new();
+    while raw.has_ready() {
+        let ready = raw.ready();
+        raw.storage_mut().memory.append(&ready.entries);
+        sent.extend(ready.messages);
+        raw.advance();
+    }
+    sent
+}
+
+#[test]
+fn sending_resumes_once_fetched_entries_have_arrived_unless_things_changed() {
+    let memory = storage(members(&[1, 2, 3], &[]), &[1, 1, 1]);
+    let storage = Lazy { memory, is_ready: Cell::new(false), asked: RefCell::new(Vec::new()) };
+    let mut raw = RawNode::new(&config(1), storage).expect("valid");
+    raw.campaign().expect("never refused");
+    lazy_work(&mut raw);
+    raw.step(message(Kind::VoteResponse, 2, 2)).expect("a vote");
+    lazy_work(&mut raw);
+    assert_eq!(raw.role(), Role::Leader);
+    raw.step(refusal(2, 2, 3, (0, 0))).expect("taken");
+    assert!(lazy_work(&mut raw).is_empty(), "the entries must be fetched first");
+    let asked = raw.storage().asked.borrow().clone();
+    assert_eq!(asked, [FetchContext::Send { to: PeerId(2), term: Term(2), allow_empty: true }]);
+    raw.storage().is_ready.set(true);
+    let stale = |to, term| FetchContext::Send { to: PeerId(to), term: Term(term), allow_empty: true };
+    for context in [stale(9, 2), stale(2, 1), stale(1, 2), FetchContext::Immediate] {
+        raw.on_entries_fetched(context);
+        assert!(lazy_work(&mut raw).is_empty(), "{context:?}");
+    }
+    raw.on_entries_fetched(asked[0]);
+    let sent = lazy_work(&mut raw);
+    assert_eq!((sent[0].to, sent[0].entries.len()), (PeerId(2), 4));
+    raw.step(heartbeat(3, 3, 0)).expect("taken");
+    raw.on_entries_fetched(asked[0]);
+    assert!(of_kind(&lazy_work(&mut raw), Kind::Append).is_empty(), "no leader any more");
+}
