@@ -186,3 +186,128 @@ fn remove(config: &mut Configuration, progress: &mut ProgressMap, id: PeerId) {
         progress.remove(id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn change() -> impl Strategy<Value = ConfChangeSingle> {
+        let kinds = [
+            ConfChangeKind::AddVoter,
+            ConfChangeKind::AddLearner,
+            ConfChangeKind::RemovePeer,
+            ConfChangeKind::Update,
+        ];
+        (0usize..4, 1u64..7)
+            .prop_map(move |(kind, id)| ConfChangeSingle { kind: kinds[kind], peer: PeerId(id) })
+    }
+
+    fn tracker(state: &ConfState) -> Tracker {
+        let mut tracker = Tracker::new(10, 0);
+        let changer = Changer { tracker: &tracker, last_index: Index(10) };
+        let (config, progress) = changer.restore(state).expect("consistent");
+        tracker.config = config;
+        tracker.progress = progress;
+        tracker
+    }
+
+    fn with(tracker: &Tracker, (config, progress): Membership) -> Tracker {
+        config.check().expect("changes keep the invariants");
+        assert!(
+            config.members().iter().eq(progress.iter().map(|(id, _)| id)),
+            "progress of exactly the members"
+        );
+        for (id, own) in progress.iter() {
+            assert_eq!(own.is_learner, config.learners.contains(id), "learner flag of {id}");
+        }
+        let mut changed = tracker.clone();
+        changed.config = config;
+        changed.progress = progress;
+        changed
+    }
+
+    fn initial() -> ConfState {
+        ConfState { voters: vec![PeerId(1), PeerId(2)], learners: vec![PeerId(3)], ..ConfState::default() }
+    }
+
+    /// One simple change after the other; those that would remove the last voter are left out.
+    fn in_sequence(changes: &[ConfChangeSingle]) -> Option<Tracker> {
+        let mut tracker = tracker(&initial());
+        for change in changes {
+            let changer = Changer { tracker: &tracker, last_index: Index(10) };
+            let changed = changer.simple(std::slice::from_ref(change)).ok()?;
+            tracker = with(&tracker, changed);
+        }
+        Some(tracker)
+    }
+
+    proptest! {
+        #[test]
+        fn a_joint_change_equals_the_same_changes_one_by_one(
+            changes in prop::collection::vec(change(), 1..8),
+            auto_leave in any::<bool>(),
+        ) {
+            let Some(expected) = in_sequence(&changes) else { return Ok(()) };
+            let start = tracker(&initial());
+            let entered =
+                Changer { tracker: &start, last_index: Index(10) }.enter_joint(auto_leave, &changes);
+            let joint = with(&start, entered.expect("not joint yet"));
+            prop_assert_eq!(joint.config.auto_leave, auto_leave);
+            prop_assert_eq!(joint.config.voters.outgoing.to_vec(), initial().voters);
+            let again = Changer { tracker: &joint, last_index: Index(10) };
+            prop_assert_eq!(again.enter_joint(false, &changes), Err(ConfChangeError::AlreadyJoint));
+            prop_assert_eq!(again.simple(&changes), Err(ConfChangeError::SimpleInJoint));
+            let left = with(&joint, again.leave_joint().expect("joint"));
+            prop_assert_eq!(&left.config, &expected.config);
+            let ids = |tracker: &Tracker| tracker.progress.iter().map(|(id, _)| id).collect::<Vec<_>>();
+            prop_assert_eq!(ids(&left), ids(&expected));
+        }
+
+        #[test]
+        fn restoring_a_stored_membership_reproduces_it(
+            changes in prop::collection::vec(change(), 1..8),
+            is_joint in any::<bool>(),
+        ) {
+            let start = tracker(&initial());
+            let changer = Changer { tracker: &start, last_index: Index(10) };
+            let changed = if is_joint { changer.enter_joint(true, &changes) } else { changer.simple(&changes) };
+            let Ok(changed) = changed else { return Ok(()) };
+            let stored = changed.0.to_conf_state();
+            let mut shuffled = stored.clone();
+            shuffled.voters.reverse();
+            shuffled.voters_outgoing.reverse();
+            prop_assert_eq!(tracker(&shuffled).config.to_conf_state(), stored);
+        }
+    }
+
+    #[test]
+    fn new_peers_are_probed_from_the_last_index_and_count_as_active() {
+        let empty = Tracker::new(10, 0);
+        for (last_index, next) in [(0, 1), (1, 1), (7, 7)] {
+            let changer = Changer { tracker: &empty, last_index: Index(last_index) };
+            let add = ConfChangeSingle { kind: ConfChangeKind::AddVoter, peer: PeerId(1) };
+            let (_, progress) = changer.simple(&[add]).expect("a first voter");
+            let own = progress.get(PeerId(1)).expect("added");
+            assert_eq!((own.matched, own.next, own.recent_active), (Index(0), Index(next), true));
+        }
+    }
+
+    #[test]
+    fn impossible_changes_are_named_and_reserved_ids_skipped() {
+        let empty = Tracker::new(10, 0);
+        let changer = Changer { tracker: &empty, last_index: Index(1) };
+        assert_eq!(changer.enter_joint(false, &[]), Err(ConfChangeError::ZeroVoterJoint));
+        assert_eq!(changer.leave_joint(), Err(ConfChangeError::NotJoint));
+        let start = tracker(&initial());
+        let changer = Changer { tracker: &start, last_index: Index(1) };
+        let change = |kind, id| ConfChangeSingle { kind, peer: PeerId(id) };
+        let two = [change(ConfChangeKind::AddVoter, 4), change(ConfChangeKind::AddVoter, 5)];
+        assert_eq!(changer.simple(&two), Err(ConfChangeError::ManyVotersInSimple));
+        let all = [change(ConfChangeKind::RemovePeer, 1), change(ConfChangeKind::RemovePeer, 2)];
+        assert_eq!(changer.enter_joint(true, &all), Err(ConfChangeError::RemovedAllVoters));
+        let reserved = [change(ConfChangeKind::AddVoter, 0), change(ConfChangeKind::AddVoter, u64::MAX)];
+        assert_eq!(changer.simple(&reserved).map(|(config, _)| config), Ok(start.config.clone()));
+    }
+}

@@ -1,5 +1,7 @@
 //! One view of the log: the stable part in [`Storage`], the unstable tail in memory.
 
+#[cfg(test)]
+mod tests;
 mod unstable;
 
 pub(crate) use unstable::Unstable;

@@ -169,3 +169,113 @@ impl JointConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn set(ids: &[u64]) -> PeerSet {
+        ids.iter().copied().map(PeerId).collect()
+    }
+
+    /// The largest index that, counted one by one, a majority has.
+    fn by_counting(voters: &PeerSet, acked: &BTreeMap<PeerId, Index>) -> Index {
+        if voters.is_empty() {
+            return INDEX_INFINITE;
+        }
+        let have = |index| voters.iter().filter(|id| acked.get(id).is_some_and(|own| *own >= index)).count();
+        let candidates = acked.values().copied().chain([Index(0)]);
+        let reached = candidates.filter(|index| index.is_zero() || have(*index) * 2 > voters.len());
+        reached.max().expect("0 is always reached")
+    }
+
+    /// Tries every way in which the missing votes can turn out.
+    fn by_trying(voters: &PeerSet, votes: &BTreeMap<PeerId, bool>) -> VoteResult {
+        let missing: Vec<PeerId> = voters.iter().filter(|id| !votes.contains_key(id)).collect();
+        let outcomes: Vec<bool> = (0..1u32 << missing.len())
+            .map(|bits| {
+                let late =
+                    |id: &PeerId| missing.iter().position(|m| m == id).is_some_and(|at| bits >> at & 1 == 1);
+                let yes =
+                    voters.iter().filter(|id| votes.get(id).copied().unwrap_or_else(|| late(id))).count();
+                voters.is_empty() || yes * 2 > voters.len()
+            })
+            .collect();
+        match (outcomes.contains(&true), outcomes.contains(&false)) {
+            (true, false) => VoteResult::Won,
+            (false, _) => VoteResult::Lost,
+            _ => VoteResult::Pending,
+        }
+    }
+
+    fn voters() -> impl Strategy<Value = PeerSet> {
+        prop::collection::btree_set(1u64..13, 0..12).prop_map(|ids| ids.into_iter().map(PeerId).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn committed_indexes_equal_counting(
+            incoming in voters(),
+            outgoing in voters(),
+            acked in prop::collection::btree_map((1u64..13).prop_map(PeerId), (0u64..9).prop_map(Index), 0..12),
+        ) {
+            let lookup = |id| acked.get(&id).copied();
+            let plain = committed_index(&incoming, lookup);
+            prop_assert_eq!(plain, by_counting(&incoming, &acked));
+            let joint = JointConfig { incoming: incoming.clone(), outgoing: outgoing.clone() };
+            let expected = plain.min(by_counting(&outgoing, &acked));
+            prop_assert_eq!(joint.committed_index(lookup), expected);
+            // In one group for each peer, two of a majority are always two groups.
+            let alone = |id: PeerId| Some(Acked { index: lookup(id)?, group: id.0 });
+            let (grouped, in_force) = group_committed_index(&incoming, alone);
+            if incoming.len() >= 3 && incoming.iter().all(|id| acked.contains_key(&id)) {
+                prop_assert_eq!((grouped, in_force), (plain, true));
+            }
+            let together = |id: PeerId| Some(Acked { index: lookup(id).unwrap_or_default(), group: 7 });
+            prop_assert_eq!(group_committed_index(&incoming, together).0, plain);
+        }
+
+        #[test]
+        fn vote_results_equal_trying_everything(
+            incoming in voters(),
+            outgoing in voters(),
+            votes in prop::collection::btree_map((1u64..13).prop_map(PeerId), any::<bool>(), 0..12),
+        ) {
+            let lookup = |id| votes.get(&id).copied();
+            let plain = vote_result(&incoming, lookup);
+            prop_assert_eq!(plain, by_trying(&incoming, &votes));
+            let joint = JointConfig { incoming: incoming.clone(), outgoing: outgoing.clone() };
+            let other = by_trying(&outgoing, &votes);
+            let expected = match (plain, other) {
+                (VoteResult::Won, VoteResult::Won) => VoteResult::Won,
+                (VoteResult::Lost, _) | (_, VoteResult::Lost) => VoteResult::Lost,
+                _ => VoteResult::Pending,
+            };
+            prop_assert_eq!(joint.vote_result(lookup), expected);
+            prop_assert_eq!(joint.ids().len(), incoming.iter().filter(|id| !outgoing.contains(*id)).count() + outgoing.len());
+        }
+    }
+
+    #[test]
+    fn joint_groups_need_two_groups_in_both_halves() {
+        // Data of raft-rs: acks and groups of peers 1..=6, halves 1,2,3 and 4,5,6.
+        for (acks, groups, expected) in [
+            ([100, 101, 99, 100, 101, 99], [1, 1, 2, 1, 2, 1], (99, true)),
+            ([100, 101, 99, 100, 101, 99], [1, 2, 1, 1, 2, 1], (100, true)),
+            ([100, 101, 99, 100, 101, 99], [1, 1, 1, 1, 2, 1], (100, false)),
+            ([100, 101, 99, 100, 101, 99], [0, 0, 0, 1, 2, 1], (99, false)),
+        ] {
+            let config = JointConfig { incoming: set(&[1, 2, 3]), outgoing: set(&[4, 5, 6]) };
+            let acked = |PeerId(id): PeerId| {
+                let at = id as usize - 1;
+                Some(Acked { index: Index(acks[at]), group: groups[at] })
+            };
+            let (index, in_force) = config.group_committed_index(acked);
+            assert_eq!((index.0, in_force), expected, "{groups:?}");
+        }
+    }
+}
