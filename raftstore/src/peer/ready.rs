@@ -235,6 +235,7 @@ impl Peer {
         for waiting in self.writes.take_up_to(at.index) {
             waiting.callers.fail(&RequestError::Undetermined);
         }
+        self.grant_reads(env);
     }
 
     /// Hands committed entries to the apply worker, with the callers that wait for them.
