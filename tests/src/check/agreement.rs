@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use flotilla_raftstore::ApplyContext;
 
-/// What the first replica applied at (region, index), command by command: hashes of term, command and reply.
+/// What the first replica applied at (region, index), command by command: term, and a hash of command and reply.
 #[derive(Default)]
 pub struct Agreement {
-    applied: BTreeMap<(u64, u64), Vec<u32>>,
+    applied: BTreeMap<(u64, u64), Vec<(u64, u32)>>,
     violation: Option<String>,
 }
 
@@ -19,15 +19,22 @@ impl Agreement {
         hasher.update(&context.term.0.to_le_bytes());
         hasher.update(command);
         hasher.update(reply);
-        let hash = hasher.finalize();
+        let applied = (context.term.0, hasher.finalize());
         let (region, index) = (context.region.id.0, context.index.0);
         let entry = self.applied.entry((region, index)).or_default();
         match entry.get(ordinal) {
-            Some(first) if *first == hash => {}
-            None if entry.len() == ordinal => entry.push(hash),
-            _ => {
+            Some(first) if *first == applied => {}
+            None if entry.len() == ordinal => entry.push(applied),
+            first => {
+                let first = first.map_or(0, |(term, _)| *term);
                 self.violation.get_or_insert_with(|| {
-                    format!("two replicas of region {region} differ at index {index}, command {ordinal}")
+                    format!(
+                        "two replicas of region {region} differ at index {index}, command {ordinal}: terms {first} \
+                         and {}, the second one {} -> {}",
+                        context.term.0,
+                        command.escape_ascii(),
+                        reply.escape_ascii()
+                    )
                 });
             }
         }
