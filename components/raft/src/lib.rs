@@ -1,4 +1,118 @@
-//! Raft consensus core: a pure state machine, messages and ticks in, Ready out.
+//! Raft consensus core: a pure state machine, messages and ticks in, [`Ready`] out.
+//!
+//! The crate does no I/O, starts no thread, reads no clock and draws no randomness but from [`Config::seed`]. It
+//! decides; its owner stores, sends and applies. Its message behaviour is that of etcd-io/raft, held against that
+//! project's published test data; what tikv/raft-rs adds (priorities, commit groups, batching, requested snapshots,
+//! deferred log reads) is off by default.
+//!
+//! # The loop
+//!
+//! One owner drives one [`RawNode`] per peer:
+//!
+//! 1. **Feed it**: [`RawNode::tick`] at a fixed rate, [`RawNode::step`] for every message from a peer,
+//!    [`RawNode::propose`] and [`RawNode::read_index`] for the application.
+//! 2. **Ask** [`RawNode::has_ready`], and take [`RawNode::ready`].
+//! 3. **Store** the Ready's snapshot, entries and hard state, as one ordered write, and sync it if
+//!    [`Ready::must_sync`].
+//! 4. **Send** its messages, only now: they promise what step 3 made durable.
+//! 5. **Apply** its committed entries; pass conf changes to [`RawNode::apply_conf_change`].
+//! 6. **Acknowledge** with [`RawNode::advance`].
+//!
+//! ```
+//! use bytes::Bytes;
+//! use flotilla_raft::{Config, MemStorage, PeerId, RawNode};
+//!
+//! let me = PeerId(1);
+//! let mut node = RawNode::new(&Config::new(me), MemStorage::with_voters([me]))?;
+//! let mut applied = Vec::new();
+//! node.campaign()?;
+//! for step in 0..3 {
+//!     while node.has_ready() {
+//!         let ready = node.ready();
+//!         let storage = node.storage_mut();
+//!         storage.append(&ready.entries);
+//!         if let Some(hard_state) = ready.hard_state {
+//!             storage.set_hard_state(hard_state);
+//!         }
+//!         // A real owner syncs here if `ready.must_sync`, then sends `ready.messages`.
+//!         for entry in ready.committed_entries {
+//!             applied.push(entry.data);
+//!         }
+//!         node.advance();
+//!     }
+//!     if step == 0 {
+//!         node.propose(Bytes::from_static(b"hello"))?;
+//!     }
+//! }
+//! // A new leader's own entry is empty.
+//! assert_eq!(applied, [Bytes::new(), Bytes::from_static(b"hello")]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! `examples/single_node.rs` and `examples/three_nodes.rs` are larger versions of this.
+//!
+//! # The loop with storage threads
+//!
+//! With [`Config::async_storage_writes`] nothing waits for the disk: steps 3, 5 and 6 become messages in
+//! [`Ready::messages`], to be delivered like any other:
+//!
+//! - [`MessageKind::StorageAppend`] to [`PeerId::APPEND_THREAD`]: store `snapshot`, `entries`, and the hard state
+//!   (`term`, `vote`, `commit`; all zero = unchanged). Once that is durable, deliver its `responses`: to peers, and
+//!   to this node by [`RawNode::step`].
+//! - [`MessageKind::StorageApply`] to [`PeerId::APPLY_THREAD`]: apply `entries`, then deliver its `responses`.
+//!
+//! Each thread works in order. Several appends may be under way; they may be written and synced together, the
+//! responses leaving after the sync that covers them. [`RawNode::advance`] is not used. The [`Storage`] must serve
+//! what was acknowledged, and may serve what is still being written.
+//!
+//! ```
+//! use flotilla_raft::{Config, HardState, MemStorage, MessageKind, PeerId, RawNode, Role};
+//!
+//! let me = PeerId(1);
+//! let config = Config { async_storage_writes: true, ..Config::new(me) };
+//! let mut node = RawNode::new(&config, MemStorage::with_voters([me]))?;
+//! node.campaign()?;
+//! while node.has_ready() {
+//!     for message in node.ready().messages {
+//!         let storage = node.storage_mut();
+//!         if message.kind == MessageKind::StorageAppend {
+//!             storage.append(&message.entries);
+//!             if !message.term.is_zero() {
+//!                 let (term, vote, commit) = (message.term, message.vote, message.commit);
+//!                 storage.set_hard_state(HardState { term, vote, commit });
+//!             }
+//!         }
+//!         for response in message.responses {
+//!             node.step(response)?;
+//!         }
+//!     }
+//! }
+//! assert_eq!((node.role(), node.applied().0), (Role::Leader, 1));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What the owner must keep to
+//!
+//! - Hard states and entries go to **one ordered log**: what is synced later must not survive a crash that an earlier
+//!   write does not. A lost commit index is harmless; a commit index older than a conf change that follows it is not.
+//! - A vote, a term or an entry that was answered for must survive every crash. A peer that lost its disk is a new
+//!   peer with a new id.
+//! - Call [`RawNode::apply_conf_change`] for every conf change, in order, and store the returned [`ConfState`] with
+//!   the applied index.
+//! - Keep the log from the last snapshot's index on. A snapshot offered to a new peer must be recent enough to name
+//!   it as a member.
+//! - Call [`RawNode::report_snapshot`] for every snapshot sent; replication to the peer waits for it or for an
+//!   answer.
+//! - Errors of [`RawNode::step`] are about one message; none is fatal. No message can make the node panic; calling
+//!   its methods out of order can.
+//! - Where leaders may be removed or demoted, turn [`Config::commit_fast_forward`] on: otherwise the only peer that
+//!   may lead can be the one that does not know yet that the change is committed.
+//!
+//! # Where to read on
+//!
+//! `raft/step.rs` is the way in; next to it lies one file per concern. `log.rs` joins stable and unstable entries,
+//! `tracker.rs` is what a leader knows about its peers, `quorum.rs` and `changer.rs` are the rules of majorities and
+//! membership, each checked against a naive model.
 
 mod changer;
 mod conf_change;

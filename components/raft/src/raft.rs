@@ -42,6 +42,17 @@ pub(crate) struct Outbox {
     pub appends_due: bool,
 }
 
+impl Outbox {
+    /// Gives spare memory back.
+    fn release_if_empty(&mut self) {
+        for queue in [&mut self.now, &mut self.after_append] {
+            if queue.is_empty() && queue.capacity() > 0 {
+                *queue = Vec::new();
+            }
+        }
+    }
+}
+
 /// Counters of ticks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timers {
@@ -287,9 +298,10 @@ impl<S: Storage> Raft<S> {
         entries.iter().filter(counted).map(|entry| entry.data.len() as u64).sum()
     }
 
-    /// Advances the logical clock.
+    /// Advances the logical clock. Buffers of the traffic since the last tick are given back if it ebbed away.
     pub fn tick(&mut self) {
         self.log.unstable.release_if_empty();
+        self.outbox.release_if_empty();
         if self.role == Role::Leader {
             self.tick_leader();
         } else {

@@ -95,6 +95,9 @@ impl<S: Storage> RawNode<S> {
 
     /// Advances the logical clock by one tick.
     pub fn tick(&mut self) {
+        if self.own_messages.is_empty() && self.own_messages.capacity() > 0 {
+            self.own_messages = Vec::new();
+        }
         self.raft.tick();
     }
 

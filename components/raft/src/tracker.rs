@@ -200,7 +200,7 @@ impl Tracker {
 
     /// Whether a quorum was heard from since the last check.
     pub fn is_quorum_active(&self) -> bool {
-        let active = |id| self.progress.get(id).filter(|pr| !pr.is_learner).map(|pr| pr.recent_active);
+        let active = |id| self.progress.get(id).map(|progress| progress.recent_active);
         self.config.voters.vote_result(active) == VoteResult::Won
     }
 

@@ -20,5 +20,15 @@ mod replication;
 mod schedule_run;
 #[path = "behaviour/schedules.rs"]
 mod schedules;
+#[path = "../examples/single_node.rs"]
+mod single_node;
 #[path = "behaviour/snapshots.rs"]
 mod snapshots;
+#[path = "../examples/three_nodes.rs"]
+mod three_nodes;
+
+#[test]
+fn the_examples_run() {
+    single_node::main();
+    three_nodes::main();
+}

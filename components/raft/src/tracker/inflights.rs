@@ -9,44 +9,45 @@ use crate::types::Index;
 /// The buffer is allocated by the first append and given back by [`Self::reset`] and [`Self::release_if_empty`],
 /// so that idle peers cost nothing.
 ///
-/// Invariant: indexes ascend; `bytes` is the sum over the window.
+/// Invariant: indexes ascend; the bytes are the sum over the window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inflights {
-    window: VecDeque<(Index, u64)>,
-    bytes: u64,
+    window: Option<Box<Window>>,
     bytes_max: u64,
     count_max: u32,
+}
+
+/// Last index and payload bytes of each append.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Window {
+    appends: VecDeque<(Index, u64)>,
+    bytes: u64,
 }
 
 impl Inflights {
     /// An empty window of at most `count_max` appends (0 = none at all) and `bytes_max` bytes (0 = no limit).
     pub fn new(count_max: usize, bytes_max: u64) -> Self {
-        Self {
-            window: VecDeque::new(),
-            bytes: 0,
-            bytes_max,
-            count_max: u32::try_from(count_max).unwrap_or(u32::MAX),
-        }
+        Self { window: None, bytes_max, count_max: u32::try_from(count_max).unwrap_or(u32::MAX) }
     }
 
     /// Number of unacknowledged appends.
     pub fn len(&self) -> usize {
-        self.window.len()
+        self.window.as_ref().map_or(0, |window| window.appends.len())
     }
 
     /// Whether everything is acknowledged.
     pub fn is_empty(&self) -> bool {
-        self.window.is_empty()
+        self.len() == 0
     }
 
     /// Payload bytes under way.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.window.as_ref().map_or(0, |window| window.bytes)
     }
 
     /// Whether no further append may be sent. One append may overshoot the byte limit.
     pub fn is_full(&self) -> bool {
-        self.len() >= self.count_max as usize || (self.bytes_max != 0 && self.bytes >= self.bytes_max)
+        self.len() >= self.count_max as usize || (self.bytes_max != 0 && self.bytes() >= self.bytes_max)
     }
 
     /// Records an append whose last entry is `last` and whose payload is `bytes` bytes.
@@ -55,35 +56,34 @@ impl Inflights {
     /// If the window is full: the caller must check first.
     pub fn add(&mut self, last: Index, bytes: u64) {
         assert!(!self.is_full(), "an append was sent beyond the inflight window");
-        debug_assert!(
-            self.window.back().is_none_or(|&(back, _)| back <= last),
-            "inflight indexes must ascend"
-        );
-        self.window.push_back((last, bytes));
-        self.bytes += bytes;
+        let window = self.window.get_or_insert_default();
+        let ascends = window.appends.back().is_none_or(|&(back, _)| back <= last);
+        debug_assert!(ascends, "inflight indexes must ascend");
+        window.appends.push_back((last, bytes));
+        window.bytes += bytes;
     }
 
     /// Forgets all appends up to and including `index`.
     pub fn free_to(&mut self, index: Index) {
-        while let Some(&(last, bytes)) = self.window.front() {
+        let Some(window) = &mut self.window else { return };
+        while let Some(&(last, bytes)) = window.appends.front() {
             if last > index {
                 break;
             }
-            self.window.pop_front();
-            self.bytes -= bytes;
+            window.appends.pop_front();
+            window.bytes -= bytes;
         }
     }
 
     /// Forgets everything and gives the buffer back.
     pub fn reset(&mut self) {
-        self.window = VecDeque::new();
-        self.bytes = 0;
+        self.window = None;
     }
 
     /// Gives the buffer back if nothing is under way.
     pub fn release_if_empty(&mut self) {
         if self.is_empty() {
-            self.window = VecDeque::new();
+            self.window = None;
         }
     }
 
@@ -94,7 +94,7 @@ impl Inflights {
 
     /// Whether a buffer is held.
     pub fn has_buffer(&self) -> bool {
-        self.window.capacity() > 0
+        self.window.is_some()
     }
 }
 

@@ -215,6 +215,29 @@ fn an_answer_of_an_earlier_term_does_not_make_replaced_entries_stable() {
 }
 
 #[test]
+fn an_entry_that_was_replaced_and_came_back_is_not_stable_by_the_first_answer() {
+    let mut node = Async::new(config(1));
+    for (from, term, prev, terms) in
+        [(2, 1, (0, 0), vec![1, 1]), (3, 2, (1, 1), vec![2]), (2, 3, (1, 1), vec![1, 3])]
+    {
+        node.peer.step(append(from, term, prev, &terms, 0));
+        node.take();
+    }
+    assert_eq!(node.peer.terms(), [1, 1, 3]);
+    node.peer.step(heartbeat(2, 3, 2));
+    // The first write is done; the second, under way, replaces entry 2 on disk once more.
+    node.store();
+    node.take();
+    assert!(node.apply.is_empty(), "entry 2 of term 1 is not safe on disk");
+    node.store();
+    node.take();
+    assert!(node.apply.is_empty());
+    node.store();
+    node.take();
+    assert_eq!(node.apply(), [1, 2]);
+}
+
+#[test]
 fn entries_stored_and_replaced_within_a_term_are_told_apart() {
     // A stored acknowledgement names (index, term): another term at that index is ignored.
     let mut node = Async::new(config(1));

@@ -97,6 +97,7 @@ fn a_new_leader_leaves_only_after_the_change_and_everything_before_it_is_applied
     }
     assert_eq!(leave_seen_at, Some(Index(2)), "once the leader has applied what it found in the log");
     assert_eq!(peer.raw.conf_state(), members(&[1], &[]));
+    assert_eq!(peer.terms(), [1, 1, 2, 2], "its first entry and one request to leave");
 }
 
 #[test]

@@ -38,25 +38,30 @@ fn a_peer_that_needs_compacted_entries_gets_a_snapshot_once_it_was_heard_from() 
 #[test]
 fn silent_peers_get_neither_snapshot_nor_append() {
     let config = Config { check_quorum: true, ..config(1) };
-    let mut storage = flotilla_raft::MemStorage::with_snapshot(snapshot(5, 1, members(&[1, 2, 3], &[])));
-    storage.append(&entries(6, &[1, 1]));
-    storage.set_hard_state(HardState { term: Term(1), vote: PeerId(0), commit: Index(5) });
-    let mut peer = Peer::leader(&config, storage);
-    // 3 needs a snapshot, and falls silent while it is under way.
-    peer.exchange(refusal(3, 2, 7, (0, 0)));
+    let mut peer = Peer::leader(&config, storage(members(&[1, 2, 3], &[]), &[]));
+    for from in [2, 3] {
+        peer.exchange(ack(from, 1, 1));
+    }
+    for _ in 0..3 {
+        peer.propose("x").expect("leader");
+    }
+    peer.work();
+    peer.exchange(ack(2, 1, 4));
+    // 3 falls silent, and what it needs next is compacted.
+    peer.raw.report_unreachable(PeerId(3));
+    let storage = peer.raw.storage_mut();
+    storage.create_snapshot(Index(4), members(&[1, 2, 3], &[]), Bytes::new()).expect("applied");
+    storage.compact(Index(4)).expect("not compacted yet");
     for _ in 0..2 * ELECTION_TICKS {
+        peer.step(message(Kind::HeartbeatResponse, 2, 1));
         peer.tick(1);
         peer.work();
-        peer.step(message(Kind::HeartbeatResponse, 2, 2));
-        peer.work();
     }
-    peer.raw.report_snapshot(PeerId(3), false);
-    peer.tick(1);
-    peer.work();
-    assert_eq!(peer.progress(3), (0, 1));
-    peer.propose("x").expect("leader");
-    assert!(peer.work().iter().all(|m| m.to != PeerId(3) || m.kind == Kind::Heartbeat));
-    let sent = peer.exchange(message(Kind::HeartbeatResponse, 3, 2));
+    assert_eq!(peer.raw.role(), Role::Leader);
+    assert!(!peer.raw.progress(PeerId(3)).expect("member").is_paused());
+    peer.propose("y").expect("leader");
+    assert!(peer.work().iter().all(|m| m.to != PeerId(3)));
+    let sent = peer.exchange(message(Kind::HeartbeatResponse, 3, 1));
     assert_eq!(of_kind(&sent, Kind::Snapshot).len(), 1, "back again");
 }
 
