@@ -3,12 +3,14 @@
 //! In reading order: [`server`] (one process from its flags to its exit), [`config`], [`bootstrap`] (what an empty
 //! disk becomes), [`node`] (what all services share), [`kv_service`] and [`pd_service`] (what clients ask),
 //! [`cluster_service`] and [`store_service`] (what other stores and operators ask), [`transport`] (what goes to other
-//! stores), [`threads`] (where turns become threads), [`status`] and [`metrics`]; [`cli`] is the client side.
+//! stores), [`threads`] (where turns become threads), [`status`] and [`metrics`]; [`cli`] is the client side, [`demo`]
+//! shows all of it.
 
 pub mod bootstrap;
 pub mod cli;
 pub mod cluster_service;
 pub mod config;
+pub mod demo;
 mod error;
 pub mod kv_service;
 pub mod metrics;

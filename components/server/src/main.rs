@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use flotilla_server::{cli, config, server};
+use flotilla_server::{cli, config, demo, server};
 
 /// Version and commit.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FLOTILLA_COMMIT"), ")");
@@ -20,6 +20,8 @@ struct Arguments {
 enum Command {
     /// Run a store
     Server(server::ServerArgs),
+    /// Three stores on loopback, a kill -9 in the middle of an import, every value checked
+    Demo(demo::DemoArgs),
     /// Print a configuration file with every key, its meaning and its default
     Config,
     #[command(flatten)]
@@ -29,6 +31,7 @@ enum Command {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Server(args) => server::main(args),
+        Command::Demo(args) => on_runtime(demo::main(args)),
         Command::Config => {
             print!("{}", config::EXAMPLE);
             ExitCode::SUCCESS

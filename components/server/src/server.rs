@@ -104,24 +104,33 @@ fn set<T>(target: &mut T, value: Option<T>) {
 
 /// Runs a store until it is asked to end.
 pub fn main(args: ServerArgs) -> ExitCode {
-    let result = args.resolve().and_then(|config| {
-        init_logging(&config.server.log);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(config.server.runtime_threads.max(1))
-            .thread_name("service")
-            .enable_all()
-            .build();
-        let runtime = runtime.map_err(|error| StartError::System { what: "service threads", error })?;
-        runtime.block_on(run(config))
-    });
-    match result {
-        // Worker threads never end by themselves.
+    let (config, runtime) = match args.resolve().and_then(|config| Ok((runtime(&config)?, config))) {
+        Ok((runtime, config)) => (config, runtime),
+        Err(error) => return refuse(&error),
+    };
+    init_logging(&config.server.log);
+    match runtime.block_on(run(config)) {
+        // Neither worker threads nor streams of other stores end by themselves.
         Ok(()) => std::process::exit(0),
         Err(error) => {
-            eprintln!("flotilla: {error}");
+            refuse(&error);
             std::process::exit(1)
         }
     }
+}
+
+fn refuse(error: &StartError) -> ExitCode {
+    eprintln!("flotilla: {error}");
+    ExitCode::FAILURE
+}
+
+fn runtime(config: &Config) -> Result<tokio::runtime::Runtime, StartError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.server.runtime_threads.max(1))
+        .thread_name("service")
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::System { what: "service threads", error })
 }
 
 fn init_logging(filter: &str) {

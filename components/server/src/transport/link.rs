@@ -115,7 +115,7 @@ fn frame_bytes(frame: &StoreFrame) -> usize {
 enum Ended {
     #[error("cannot connect: {0}")]
     Connect(#[from] tonic::transport::Error),
-    #[error("{0}")]
+    #[error("{}", .0.message())]
     Status(Box<Status>),
     #[error("the store closed the stream")]
     Closed,
