@@ -280,5 +280,8 @@ fn main() {
     for thread in wires.threads.lock().expect("no panic under the lock").drain(..) {
         thread.join().expect("no worker panics");
     }
+    // The disks close before their directory goes.
+    wires.stores.lock().expect("no panic under the lock").clear();
+    drop(first);
     let _ = std::fs::remove_dir_all(&dir);
 }

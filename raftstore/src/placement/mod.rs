@@ -230,12 +230,15 @@ impl Placement {
         driver.on_heartbeat(&self.shared, self.me(), &beat, now);
         driver.on_reports(self.me(), &own);
         self.driver = Some(driver);
-        // A view is built from full reports of this leadership only.
-        for store in self.others() {
-            self.known.remove(&store);
-            self.post(store, Placed::Ack(pb::RegionAck { boot_id: 0, sequence: 0 }));
-        }
+        // The book tells who the others are: what this store had on disk may be older.
         self.publish_book(now);
+        self.others().into_iter().for_each(|store| self.ask_for_everything(store));
+    }
+
+    /// A view is built from full reports of this leadership only.
+    fn ask_for_everything(&mut self, store: StoreId) {
+        self.known.remove(&store);
+        self.post(store, Placed::Ack(pb::RegionAck { boot_id: 0, sequence: 0 }));
     }
 
     // ---- messages of other stores ----
@@ -262,6 +265,10 @@ impl Placement {
         self.directory.write().loads.insert(from, driver::stats_of(beat));
         if let Some(driver) = &mut self.driver {
             driver.on_heartbeat(&self.shared, from, beat, now);
+            if driver.view.store(from).is_some_and(|store| !store.has_reported) {
+                // The question or the answer may have been lost.
+                self.ask_for_everything(from);
+            }
         }
     }
 
