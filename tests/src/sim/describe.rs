@@ -32,9 +32,31 @@ pub fn frame(frame: &pb::StoreFrame) -> String {
         }
     }
     for placement in &frame.placement {
-        let _ = write!(out, " placement {placement:?}");
+        let _ = write!(out, " [{}]", placed(placement));
     }
     out
+}
+
+fn placed(placement: &pb::PlacementMessage) -> String {
+    use pb::placement_message::Message as Placed;
+    match &placement.message {
+        Some(Placed::Heartbeat(beat)) => format!("heartbeat of boot {}", beat.boot_id),
+        Some(Placed::Regions(reports)) => {
+            let mut out =
+                format!("reports {}..{} of boot {}:", reports.since, reports.sequence, reports.boot_id);
+            for report in &reports.regions {
+                let (region, leader) = (report.region.as_ref(), report.leader.as_ref());
+                let (id, leader) = (region.map_or(0, |r| r.id), leader.map_or(0, |p| p.id));
+                let _ = write!(out, " r{id} by {leader} t{} pending {:?}", report.term, report.pending_peers);
+            }
+            let _ = write!(out, " dropped {:?}", reports.dropped);
+            out
+        }
+        Some(Placed::Book(book)) => {
+            format!("book t{} of {} stores", book.meta_term, book.stores.len())
+        }
+        other => format!("{other:?}"),
+    }
 }
 
 fn raft_message(raft: &pb::RaftMessage) -> String {

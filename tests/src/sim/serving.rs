@@ -24,7 +24,10 @@ impl World {
         self.trace.note(now, &[13, call.0, attempt.store.0], || {
             let (store, region) = (attempt.store, attempt.context.region);
             let how = if attempt.replica { " by any replica" } else { "" };
-            format!("call {} of client {} asks store {store} for region {region}{how}", call.0, attempt.client)
+            format!(
+                "call {} of client {} asks store {store} for region {region}{how}",
+                call.0, attempt.client
+            )
         });
         if attempt.wish.is_write() {
             self.ask_write(call, &attempt);
