@@ -55,11 +55,16 @@ async fn status(State(node): State<Arc<Node>>) -> Json<serde_json::Value> {
     }))
 }
 
-/// Waits until every replica found on disk serves or follows a leader with everything committed applied, and says so.
+/// Waits until every replica found on disk serves or follows a leader with everything committed applied, and the routes
+/// say who leads it; then says so.
 pub async fn watch_ready(node: Arc<Node>, store: Store) {
     loop {
         let replicas = statuses(&store).await;
-        if replicas.iter().all(has_caught_up) {
+        let is_routed = |replica: &PeerStatus| {
+            let directory = store.directory().read();
+            directory.routes.by_id(replica.region.id).is_some_and(|known| known.leader.is_some())
+        };
+        if replicas.iter().all(|replica| is_new(replica) || (has_caught_up(replica) && is_routed(replica))) {
             node.set_ready();
             return;
         }
@@ -68,11 +73,14 @@ pub async fn watch_ready(node: Arc<Node>, store: Store) {
 }
 
 /// A replica that still waits for its first snapshot was not here at the start.
+fn is_new(replica: &PeerStatus) -> bool {
+    replica.region.peers.is_empty()
+}
+
 fn has_caught_up(replica: &PeerStatus) -> bool {
-    let is_new = replica.region.peers.is_empty();
     let leads = replica.is_leader && replica.applied.term == replica.term;
     let follows = !replica.is_leader && !replica.leader.is_zero() && replica.applied.index >= replica.commit;
-    is_new || leads || follows
+    leads || follows
 }
 
 /// Tells placement how full the store is, for as long as the process lives.
