@@ -235,13 +235,17 @@ impl Peer {
         for waiting in self.writes.take_up_to(at.index) {
             waiting.callers.fail(&RequestError::Undetermined);
         }
+        self.writes.fail_overtaken(at.term);
         self.grant_reads(env);
     }
 
     /// Hands committed entries to the apply worker, with the callers that wait for them.
     fn hand_to_apply(&mut self, message: Message, env: &mut Env) {
-        let Some(last) = message.entries.last().map(|e| e.index) else { return };
-        let waiting = self.writes.take_up_to(last);
+        let Some(last) = message.entries.last() else { return };
+        let waiting = self.writes.take_up_to(last.index);
+        if self.writes.in_flight() > 0 {
+            self.writes.fail_overtaken(last.term);
+        }
         let term = self.node.term();
         if self.is_leader() && !self.split_in_flight() {
             // A quorum acknowledged these entries after they were proposed.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use flotilla_region::{Index, RegionId};
+use flotilla_region::{Index, RegionId, Term};
 
 use super::Peer;
 use crate::entry::{COMMANDS_HEADER_BYTES, CommandsEncoder};
@@ -49,6 +49,15 @@ impl Writes {
     pub(crate) fn take_up_to(&mut self, index: Index) -> Vec<Waiting> {
         let n = self.proposed.iter().take_while(|w| w.index <= index).count();
         self.proposed.drain(..n).collect()
+    }
+
+    /// Ends proposals of earlier terms than `term`, which an entry committed before their indexes has: a later entry
+    /// of the log cannot be of an earlier term, so they never commit.
+    pub(crate) fn fail_overtaken(&mut self, term: Term) {
+        let (overtaken, rest): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.proposed).into_iter().partition(|w| w.term < term);
+        self.proposed = rest;
+        overtaken.into_iter().for_each(|w| w.callers.fail(&RequestError::Stale));
     }
 
     /// Answers parked requests whose time is over.
