@@ -186,7 +186,7 @@ impl Network {
         let mut at = now_us + self.delay_us();
         if !self.rng.chance(self.profile.reorder_permille, 1_000) {
             let lane = self.lanes.entry((from, to, worker)).or_default();
-            at = at.max(*lane);
+            at = at.max(*lane + 1);
             *lane = at;
         }
         let frame = Delivery::Frame { from, to, bytes: bytes.into() };
@@ -243,7 +243,7 @@ impl Network {
         if self.is_cut(stream.receiver, stream.sender) || self.breaks() {
             return self.break_stream(now_us, connection);
         }
-        let at = (now_us + self.delay_us()).max(stream.back_free_us);
+        let at = (now_us + self.delay_us()).max(stream.back_free_us + 1);
         self.streams.entry(connection).and_modify(|s| s.back_free_us = at);
         let news = StreamNews::Reply(bytes.into());
         vec![(at, Delivery::Stream { to: stream.sender, connection, news })]
@@ -259,7 +259,7 @@ impl Network {
         if self.is_cut(stream.sender, stream.receiver) || self.breaks() {
             return self.break_stream(now_us, connection);
         }
-        let at = (now_us + self.delay_us()).max(stream.forward_free_us);
+        let at = (now_us + self.delay_us()).max(stream.forward_free_us + 1);
         self.streams.entry(connection).and_modify(|s| s.forward_free_us = at);
         if closes {
             self.streams.remove(&connection);
@@ -275,7 +275,7 @@ impl Network {
             let news = StreamNews::Broken(stream.id);
             all.push((at, Delivery::Stream { to: stream.sender, connection, news }));
         }
-        let at = (now_us + self.delay_us()).max(stream.forward_free_us);
+        let at = (now_us + self.delay_us()).max(stream.forward_free_us + 1);
         all.push((at, Delivery::Stream { to: stream.receiver, connection, news: StreamNews::Closed }));
         all
     }
