@@ -148,6 +148,12 @@ impl<S: Storage> RaftLog<S> {
         self.last_index()
     }
 
+    /// Appends the next entry of the own leadership.
+    pub fn append_one(&mut self, entry: Entry) {
+        let from = entry.index;
+        self.unstable.truncate_and_append(std::iter::once(entry), from);
+    }
+
     /// Largest index up to `index` whose term is at most `term`, with that term: where a log that has `term` at
     /// `index` may still agree with this one. A position of unknown term counts as agreeing, with term 0.
     pub fn find_agreement(&self, index: Index, term: Term) -> (Index, Term) {
@@ -199,9 +205,6 @@ impl<S: Storage> RaftLog<S> {
         bytes_max: u64,
         context: FetchContext,
     ) -> StorageResult<Vec<Entry>> {
-        if low < self.first_index() {
-            return Err(StorageError::Compacted);
-        }
         if high > self.last_index().next() {
             return Err(StorageError::Unavailable);
         }
@@ -212,6 +215,9 @@ impl<S: Storage> RaftLog<S> {
         if low >= offset {
             let tail = self.unstable.slice(low, high);
             return Ok(tail[..limit_count(tail, bytes_max)].to_vec());
+        }
+        if low < self.first_index() {
+            return Err(StorageError::Compacted);
         }
         let cut = high.min(offset);
         let mut entries = self.storage.entries(low, cut, bytes_max, context)?;

@@ -13,7 +13,7 @@ use crate::{
     raft::Raft,
     ready::Ready,
     storage::{FetchContext, Storage},
-    types::{ConfState, Entry, EntryKind, HardState, Index, PeerId, SoftState, Term},
+    types::{ConfState, Entry, EntryKind, HardState, Index, PeerId, Role, SoftState, Term},
 };
 
 /// What `advance` acknowledges besides the messages to the node itself.
@@ -106,7 +106,7 @@ impl<S: Storage> RawNode<S> {
     /// # Errors
     /// None at present.
     pub fn campaign(&mut self) -> Result<(), StepError> {
-        self.raft.step(Message { kind: Kind::Hup, ..Message::default() })
+        self.raft.step(&mut Message { kind: Kind::Hup, ..Message::default() })
     }
 
     /// Proposes an entry; followers forward it to the leader.
@@ -130,8 +130,11 @@ impl<S: Storage> RawNode<S> {
     }
 
     fn propose_entry(&mut self, entry: Entry) -> Result<(), StepError> {
+        if self.raft.role == Role::Leader && entry.kind == EntryKind::Normal {
+            return self.raft.propose_normal(entry);
+        }
         let from = self.raft.id;
-        self.raft.step(Message { kind: Kind::Propose, from, entries: vec![entry], ..Message::default() })
+        self.raft.step(&mut Message { kind: Kind::Propose, from, entries: vec![entry], ..Message::default() })
     }
 
     /// Makes a committed membership change. Must be called for every conf change among the committed entries, in
@@ -153,9 +156,9 @@ impl<S: Storage> RawNode<S> {
     ///
     /// # Errors
     /// The message was dropped; none is fatal to the node.
-    pub fn step(&mut self, message: Message) -> Result<(), StepError> {
+    pub fn step(&mut self, mut message: Message) -> Result<(), StepError> {
         self.raft.check_message(&message, self.is_async)?;
-        self.raft.step(message)
+        self.raft.step(&mut message)
     }
 
     /// Asks for an index at which a read of the present state may be served; comes back as a
@@ -194,8 +197,8 @@ impl<S: Storage> RawNode<S> {
         self.step_local(Message { kind: Kind::Beat, ..Message::default() });
     }
 
-    fn step_local(&mut self, message: Message) {
-        self.raft.step(message).expect("requests of the owner are ignored, never refused");
+    fn step_local(&mut self, mut message: Message) {
+        self.raft.step(&mut message).expect("requests of the owner are ignored, never refused");
     }
 
     /// As a follower, asks the leader for a snapshot at or after the last own entry.
@@ -286,9 +289,18 @@ impl<S: Storage> RawNode<S> {
     /// Sync mode: answers to others leave with this Ready, answers to this node count on `advance`.
     fn prepare_advance(&mut self, ready: &mut Ready) {
         let own = self.raft.id;
-        for message in self.raft.outbox.after_append.drain(..) {
-            let to = if message.to == own { &mut self.own_messages } else { &mut ready.messages };
-            to.push(message);
+        let answers = &mut self.raft.outbox.after_append;
+        let to_self = answers.iter().filter(|answer| answer.to == own).count();
+        // Nearly always a leader's or a follower's, which move as a whole.
+        if to_self == answers.len() {
+            self.own_messages.append(answers);
+        } else if to_self == 0 && ready.messages.is_empty() {
+            std::mem::swap(&mut ready.messages, answers);
+        } else {
+            for answer in answers.drain(..) {
+                let to = if answer.to == own { &mut self.own_messages } else { &mut ready.messages };
+                to.push(answer);
+            }
         }
         let applied = ready.committed_entries.last().map(|last| {
             let counted = self.raft.counted_payload(&ready.committed_entries);
@@ -389,9 +401,10 @@ impl<S: Storage> RawNode<S> {
         assert!(self.pending.is_ready_out, "advance() was called without ready()");
         let pending = std::mem::take(&mut self.pending);
         let mut own_messages = std::mem::take(&mut self.own_messages);
-        for message in own_messages.drain(..) {
+        for message in &mut own_messages {
             self.raft.step(message).expect("own answers are never refused");
         }
+        own_messages.clear();
         self.own_messages = own_messages;
         if pending.last.is_some() || pending.snapshot.is_some() {
             let (index, log_term) = pending.last.unwrap_or_default();

@@ -6,7 +6,7 @@ use crate::{
     message::{Message, MessageKind as Kind},
     storage::Storage,
     tracker::ProgressState,
-    types::{Index, PeerId},
+    types::{Entry, Index, PeerId},
 };
 
 impl<S: Storage> Raft<S> {
@@ -42,10 +42,7 @@ impl<S: Storage> Raft<S> {
         if m.entries.is_empty() {
             return Err(StepError::Malformed);
         }
-        let is_member = self.tracker.progress.contains(self.id);
-        if !is_member || !self.leadership.transferee.is_zero() {
-            return Err(StepError::ProposalDropped);
-        }
+        self.check_may_propose()?;
         let mut entries = std::mem::take(&mut m.entries);
         let pending_conf_index = self.admit_conf_changes(&mut entries)?;
         if !self.append_entries(entries) {
@@ -54,6 +51,31 @@ impl<S: Storage> Raft<S> {
         self.leadership.pending_conf_index = pending_conf_index;
         self.broadcast_append();
         Ok(())
+    }
+
+    /// Appends one entry that changes no membership, without going through a message.
+    pub fn propose_normal(&mut self, mut entry: Entry) -> Result<(), StepError> {
+        self.check_may_propose()?;
+        if !self.reserve_uncommitted(entry.data.len() as u64) {
+            return Err(StepError::ProposalDropped);
+        }
+        entry.index = self.log.last_index().next();
+        entry.term = self.term;
+        let index = entry.index;
+        self.log.append_one(entry);
+        self.acknowledge_own(index);
+        self.broadcast_append();
+        Ok(())
+    }
+
+    /// A removed leader takes no proposals, and neither does one that is handing over.
+    fn check_may_propose(&self) -> Result<(), StepError> {
+        let is_member = self.tracker.progress.contains(self.id);
+        if is_member && self.leadership.transferee.is_zero() {
+            Ok(())
+        } else {
+            Err(StepError::ProposalDropped)
+        }
     }
 
     /// The peer's log differs before the append: go back, as far as both sides' terms tell at once.

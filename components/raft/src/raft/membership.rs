@@ -91,8 +91,8 @@ impl<S: Storage> Raft<S> {
         {
             let entry = Entry { kind: EntryKind::ConfChangeV2, ..Entry::default() };
             // Dropped during a leadership transfer; applying further entries tries again.
-            let proposal = Message { kind: Kind::Propose, entries: vec![entry], ..Message::default() };
-            let _ = self.step(proposal);
+            let mut proposal = Message { kind: Kind::Propose, entries: vec![entry], ..Message::default() };
+            let _ = self.step(&mut proposal);
         }
     }
 }

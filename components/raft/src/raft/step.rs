@@ -13,12 +13,11 @@ use crate::{
 const POSITION_MAX: u64 = u64::MAX / 4;
 
 impl<S: Storage> Raft<S> {
-    /// Takes a message from the owner, a peer or a storage thread.
+    /// Takes a message from the owner, a peer or a storage thread. What it carries is taken out of it.
     ///
     /// # Errors
     /// The message was not, or not fully, taken.
-    pub fn step(&mut self, mut message: Message) -> Result<(), StepError> {
-        let m = &mut message;
+    pub fn step(&mut self, m: &mut Message) -> Result<(), StepError> {
         if m.term > self.term {
             if self.is_within_lease(m) {
                 return Ok(());
