@@ -1,0 +1,28 @@
+//! Stores as processes on loopback: started in a fresh folder on free ports, ended by their process ids when dropped.
+
+mod binary;
+mod cluster;
+mod command;
+mod store;
+mod view;
+mod wait;
+
+pub use binary::flotilla;
+pub use cluster::{Cluster, Settings};
+pub use command::run;
+pub use store::{Ports, Store};
+pub use view::RegionView;
+pub use wait::{eventually, wait_for};
+
+use std::time::Duration;
+
+/// Longest wait for anything that a healthy cluster does in seconds, on a machine that does other things too.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How often a test repeats its fault.
+pub fn cycles(default: usize) -> usize {
+    match std::env::var("FLOTILLA_CYCLES") {
+        Ok(text) => text.parse().expect("FLOTILLA_CYCLES is a number"),
+        Err(_) => default,
+    }
+}

@@ -1,0 +1,19 @@
+//! What only real processes show: kill -9, power cuts, signals, wiped disks, bad input, and clients that know nothing
+//! of Flotilla.
+//!
+//! [`harness`] starts and ends stores and looks at them; [`ledger`] and [`load`] write and remember what was
+//! acknowledged; the other modules hold the tests. One cluster runs at a time. `FLOTILLA_CYCLES=20` runs each test of
+//! repeated faults that many times instead of the default; `FLOTILLA_KEEP=1` keeps every folder.
+
+mod bad_requests;
+mod bad_starts;
+mod client;
+mod harness;
+mod kills;
+mod ledger;
+mod load;
+mod model;
+mod power_cuts;
+mod single;
+mod stops;
+mod wipes;
