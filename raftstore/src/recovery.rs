@@ -7,6 +7,7 @@ use flotilla_region::{PeerId, Region, RegionId, StoreId, keys};
 
 use crate::error::StoreError;
 use crate::log_writer::round_record;
+use crate::peer::log::PeerLog;
 use crate::shared::Shared;
 use crate::state::{LogId, RegionState};
 use crate::worker::RaftWorker;
@@ -57,18 +58,21 @@ pub(crate) fn load_regions(engine: &dyn Engine) -> Result<Vec<(Region, LogId)>, 
 }
 
 /// Deletes logs of peers that are known to be removed (their deletion waited for the tombstone to be durable, rule
-/// W4). Returns the last round
-/// that `log` knows.
+/// W4). Returns the last round that `log` knows.
 pub(crate) fn clean_log(engine: &dyn Engine, mine: StoreId) -> Result<u64, StoreError> {
     let mut batch = WriteBatch::new();
     let (mut start, end) = keys::log_bounds();
     while let Some((region, peer)) = first_peer(engine, &start, &end)? {
         let (peer_start, peer_end) = keys::log_peer_bounds(region, peer);
         let state = engine.get(&keys::region_state(region))?.and_then(RegionState::decode);
+        // Of peers that are not the last known one, those that ever had a log were removed before it came: a later
+        // one gets a log only with a snapshot, which makes its descriptor durable first. One that has only voted may
+        // be younger, and its vote must hold.
         let removed = match state {
-            Some(RegionState::Tombstone { peer: removed, .. }) => removed >= peer,
-            // Peer ids of a region only grow on a store: a smaller one was removed before the present one came.
-            Some(RegionState::Normal(region)) => region.peer_on(mine).is_some_and(|here| peer < here.id),
+            Some(RegionState::Tombstone { peer: last, .. }) => peer == last || has_log(engine, region, peer)?,
+            Some(RegionState::Normal(here)) => {
+                here.peer_on(mine).is_some_and(|me| me.id != peer) && has_log(engine, region, peer)?
+            }
             None => false,
         };
         if removed {
@@ -88,6 +92,12 @@ pub(crate) fn clean_log(engine: &dyn Engine, mine: StoreId) -> Result<u64, Store
     engine.log_write(&batch)?;
     engine.log_sync()?;
     Ok(round + 1)
+}
+
+/// Whether `log` holds more of a peer than a hard state.
+fn has_log(engine: &dyn Engine, region: RegionId, peer: PeerId) -> Result<bool, StoreError> {
+    let has_base = engine.log_get(&keys::log_base(region, peer))?.is_some();
+    Ok(has_base || PeerLog::has_entries(engine, region, peer)?)
 }
 
 fn first_peer(

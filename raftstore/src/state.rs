@@ -17,11 +17,12 @@ const TOMBSTONE: u8 = 1;
 pub enum RegionState {
     /// It lives here.
     Normal(Region),
-    /// It was removed; no peer with an id up to `peer` may come back.
+    /// It was removed: neither `peer` nor any peer of a membership up to `epoch` may come back. (Peer ids come from
+    /// windows of many stores, so their order says nothing about age.)
     Tombstone {
-        /// Highest peer id of the region that this store ever had.
+        /// The last peer of the region that this store had.
         peer: PeerId,
-        /// Epoch at which it was removed.
+        /// Latest epoch of the region that this store knew of.
         epoch: RegionEpoch,
     },
 }

@@ -205,10 +205,11 @@ impl RaftWorker {
         if raft.is_tombstone {
             return self.on_tombstone(region, to, epoch);
         }
-        match self.peers.get(&region).map(|p| p.info().id) {
-            Some(here) if here == to.id => self.deliver(region, from, epoch, raft),
-            // The peer here was removed and another one added in its place.
-            Some(here) if here < to.id => self.close(region),
+        match self.peers.get(&region).map(|p| (p.info().id, p.region.epoch.conf_ver)) {
+            Some((here, _)) if here == to.id => self.deliver(region, from, epoch, raft),
+            // The peer here was removed and another one added in its place. Ids come from windows of many stores, so
+            // that their order says nothing; the membership's version does.
+            Some((_, conf_ver)) if conf_ver < epoch.conf_ver => self.close(region),
             Some(_) => {}
             None => self.maybe_create(region, from, to, epoch, raft),
         }
@@ -217,7 +218,7 @@ impl RaftWorker {
     fn deliver(&mut self, region: RegionId, from: PeerInfo, epoch: RegionEpoch, raft: pb::RaftMessage) {
         let Some((peer, env)) = self.touch(region) else { return };
         let stranger = peer.region.peer(from.id).is_none() && epoch.conf_ver < peer.region.epoch.conf_ver;
-        if stranger {
+        if stranger && peer.phase != Phase::Uninitialised {
             // It was removed and does not know: it would campaign for ever (trap T20).
             let mut answer = raft_message(&peer.region, peer.info(), from, None, false);
             answer.is_tombstone = true;
@@ -258,30 +259,32 @@ impl RaftWorker {
         if !overlapping.is_empty() && !kind.is_some_and(is_vote) {
             return;
         }
-        match self.create_uninitialised(region, space, to) {
+        match self.create_uninitialised(region, space, epoch, to) {
             Ok(true) => self.deliver(region, from, epoch, raft),
             Ok(false) => {}
             Err(error) => self.env.shared.fail(&error),
         }
     }
 
-    /// Creates a peer without range or data. Refused if it was removed before, and if `log` holds entries of it: then
+    /// Creates a peer without range or data; its epoch is that of the message. Refused if it was removed before, and if `log` holds entries of it: then
     /// a split that is still to be replayed will bring it back with its data (rule W6).
     fn create_uninitialised(
         &mut self,
         region: RegionId,
         space: Space,
+        epoch: RegionEpoch,
         me: PeerInfo,
     ) -> Result<bool, StoreError> {
         let engine = self.env.shared.engine.clone();
         let stored = engine.get(&keys::region_state(region))?.and_then(RegionState::decode);
-        let removed = matches!(stored, Some(RegionState::Tombstone { peer, .. }) if peer >= me.id);
+        let removed = matches!(stored, Some(RegionState::Tombstone { peer, epoch: last })
+            if peer == me.id || epoch.conf_ver <= last.conf_ver);
         let closing = self.dead.contains(&(region, me.id)) || matches!(stored, Some(RegionState::Normal(_)));
         if removed || closing || PeerLog::has_entries(&*engine, region, me.id)? {
             return Ok(false);
         }
         let loaded = PeerLog::load(engine, region, me.id, None, flotilla_raft::ConfState::default())?;
-        let descriptor = Arc::new(Region { id: region, space, ..Region::default() });
+        let descriptor = Arc::new(Region { id: region, space, epoch, ..Region::default() });
         let new = NewPeer { region: descriptor, me, applied: LogId::default(), loaded, restarted: false };
         let peer = Peer::new(new, &mut self.env)?;
         self.peers.insert(region, peer);

@@ -146,8 +146,9 @@ pub(crate) fn apply_split(
         let key = keys::region_state(region.id);
         if region.id != parent.id {
             let stored = shared.engine.get(&key)?.and_then(RegionState::decode);
-            let mine = region.peer_on(shared.origin.store).map_or(PeerId::ZERO, |p| p.id);
-            if matches!(stored, Some(RegionState::Tombstone { peer, .. }) if peer >= mine) {
+            // The child's peers by the split are the first that it ever had: whatever was removed here was they or
+            // came after them.
+            if matches!(stored, Some(RegionState::Tombstone { .. })) {
                 let (start, end) = keys::data_bounds(region.space, &region.range);
                 batch.delete_range(&start, &end);
                 continue;

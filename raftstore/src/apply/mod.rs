@@ -124,11 +124,11 @@ impl ApplyWorker {
             self.shared.machine(applier.region.space).on_region_change(&applier.region);
         }
         let key = keys::region_state(region);
-        let peer_max = match self.shared.engine.get(&key)?.and_then(RegionState::decode) {
-            Some(RegionState::Tombstone { peer: older, .. }) => older.max(peer),
-            _ => peer,
+        let epoch = match self.shared.engine.get(&key)?.and_then(RegionState::decode) {
+            Some(RegionState::Tombstone { epoch: older, .. }) if older.conf_ver > epoch.conf_ver => older,
+            _ => epoch,
         };
-        self.round.batch.put(&key, &RegionState::Tombstone { peer: peer_max, epoch }.encode());
+        self.round.batch.put(&key, &RegionState::Tombstone { peer, epoch }.encode());
         self.round.destroyed.push((region, peer, incarnation));
         Ok(())
     }
