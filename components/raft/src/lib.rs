@@ -122,6 +122,7 @@ mod error;
 mod log;
 mod mem_storage;
 mod message;
+mod outbox;
 mod peer_set;
 pub mod quorum;
 mod raft;

@@ -110,7 +110,7 @@ impl<S: Storage> RaftLog<S> {
         prev: Index,
         prev_term: Term,
         commit: Index,
-        entries: Vec<Entry>,
+        mut entries: Vec<Entry>,
     ) -> Result<Option<Index>, StepError> {
         if !self.matches(prev, prev_term) {
             return Ok(None);
@@ -121,7 +121,8 @@ impl<S: Storage> RaftLog<S> {
             if index <= self.committed {
                 return Err(StepError::ConflictsWithCommitted { index });
             }
-            self.unstable.truncate_and_append(entries.into_iter().skip(skip), index);
+            entries.drain(..skip);
+            self.unstable.truncate_and_append(entries);
         }
         self.commit_to(commit.min(last_new));
         Ok(Some(last_new))
@@ -142,16 +143,14 @@ impl<S: Storage> RaftLog<S> {
                 "appending at {} would replace committed entries",
                 first.index
             );
-            let from = first.index;
-            self.unstable.truncate_and_append(entries.into_iter(), from);
+            self.unstable.truncate_and_append(entries);
         }
         self.last_index()
     }
 
     /// Appends the next entry of the own leadership.
     pub fn append_one(&mut self, entry: Entry) {
-        let from = entry.index;
-        self.unstable.truncate_and_append(std::iter::once(entry), from);
+        self.unstable.push(entry);
     }
 
     /// Largest index up to `index` whose term is at most `term`, with that term: where a log that has `term` at

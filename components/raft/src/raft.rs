@@ -22,6 +22,7 @@ use crate::{
     error::ConfigError,
     log::RaftLog,
     message::{Message, MessageKind},
+    outbox::Outbox,
     reads::Reads,
     storage::Storage,
     tracker::Tracker,
@@ -30,28 +31,6 @@ use crate::{
 
 /// Marks the vote requests of a leadership transfer: leases do not hold against them.
 pub(crate) const CAMPAIGN_TRANSFER: Bytes = Bytes::from_static(b"CampaignTransfer");
-
-/// Messages waiting for the next Ready.
-#[derive(Debug, Default)]
-pub(crate) struct Outbox {
-    /// May leave at once.
-    pub now: Vec<Message>,
-    /// May leave once everything that is unstable now is durable; may be addressed to this node itself.
-    pub after_append: Vec<Message>,
-    /// Whether some peer has an append due (`batch_append`).
-    pub appends_due: bool,
-}
-
-impl Outbox {
-    /// Gives spare memory back.
-    fn release_if_empty(&mut self) {
-        for queue in [&mut self.now, &mut self.after_append] {
-            if queue.is_empty() && queue.capacity() > 0 {
-                *queue = Vec::new();
-            }
-        }
-    }
-}
 
 /// Counters of ticks.
 #[derive(Clone, Copy, Debug)]
@@ -299,10 +278,9 @@ impl<S: Storage> Raft<S> {
         entries.iter().filter(counted).map(|entry| entry.data.len() as u64).sum()
     }
 
-    /// Advances the logical clock. Buffers of the traffic since the last tick are given back if it ebbed away.
+    /// Advances the logical clock, and gives back what the traffic since the last tick left.
     pub fn tick(&mut self) {
         self.log.unstable.release_if_empty();
-        self.outbox.release_if_empty();
         if self.role == Role::Leader {
             self.tick_leader();
         } else {

@@ -93,11 +93,8 @@ impl<S: Storage> RawNode<S> {
         Ok(())
     }
 
-    /// Advances the logical clock by one tick.
+    /// Advances the logical clock by one tick. Spare buffers of the traffic since the last one are given back.
     pub fn tick(&mut self) {
-        if self.own_messages.is_empty() && self.own_messages.capacity() > 0 {
-            self.own_messages = Vec::new();
-        }
         self.raft.tick();
     }
 
@@ -262,7 +259,7 @@ impl<S: Storage> RawNode<S> {
         let entries = raft.log.unstable.next_entries().to_vec();
         let committed_entries = raft.log.next_committed_entries(!self.is_async);
         let snapshot = raft.log.unstable.next_snapshot().map(|snapshot| Box::new(snapshot.clone()));
-        let messages = std::mem::take(&mut raft.outbox.now);
+        let messages = raft.outbox.now.take();
         let read_states = std::mem::take(&mut raft.reads.states);
         let hard_state = self.changed_hard_state();
         let seen = self.seen_hard_state;
@@ -289,15 +286,15 @@ impl<S: Storage> RawNode<S> {
     /// Sync mode: answers to others leave with this Ready, answers to this node count on `advance`.
     fn prepare_advance(&mut self, ready: &mut Ready) {
         let own = self.raft.id;
-        let answers = &mut self.raft.outbox.after_append;
+        let answers = self.raft.outbox.after_append.take();
         let to_self = answers.iter().filter(|answer| answer.to == own).count();
-        // Nearly always a leader's or a follower's, which move as a whole.
+        // Nearly always they are all a leader's or all a follower's, and move as a whole.
         if to_self == answers.len() {
-            self.own_messages.append(answers);
+            self.own_messages = answers;
         } else if to_self == 0 && ready.messages.is_empty() {
-            std::mem::swap(&mut ready.messages, answers);
+            ready.messages = answers;
         } else {
-            for answer in answers.drain(..) {
+            for answer in answers {
                 let to = if answer.to == own { &mut self.own_messages } else { &mut ready.messages };
                 to.push(answer);
             }
@@ -344,7 +341,7 @@ impl<S: Storage> RawNode<S> {
 
     fn storage_append(&mut self, ready: &Ready) -> Message {
         let own = self.raft.id;
-        let mut responses = std::mem::take(&mut self.raft.outbox.after_append);
+        let mut responses = self.raft.outbox.after_append.take();
         let end = self.unstable_end();
         if end.is_some() || ready.snapshot.is_some() {
             let (index, log_term) = end.unwrap_or_default();
@@ -400,12 +397,9 @@ impl<S: Storage> RawNode<S> {
         assert!(!self.is_async, "with async storage writes the storage threads' responses acknowledge");
         assert!(self.pending.is_ready_out, "advance() was called without ready()");
         let pending = std::mem::take(&mut self.pending);
-        let mut own_messages = std::mem::take(&mut self.own_messages);
-        for message in &mut own_messages {
+        for message in &mut std::mem::take(&mut self.own_messages) {
             self.raft.step(message).expect("own answers are never refused");
         }
-        own_messages.clear();
-        self.own_messages = own_messages;
         if pending.last.is_some() || pending.snapshot.is_some() {
             let (index, log_term) = pending.last.unwrap_or_default();
             self.raft.on_append_stored(pending.term, index, log_term, pending.snapshot);

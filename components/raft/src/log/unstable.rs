@@ -105,11 +105,30 @@ impl Unstable {
         self.snapshot_in_progress = false;
     }
 
-    /// Appends entries, replacing what is at or after the first one's index.
+    /// Appends entries, replacing what is at or after the first one's index. Their buffer is taken over if possible.
     ///
     /// # Panics
     /// If they would leave a gap.
-    pub fn truncate_and_append(&mut self, entries: impl Iterator<Item = Entry>, from: Index) {
+    pub fn truncate_and_append(&mut self, mut entries: Vec<Entry>) {
+        let Some(first) = entries.first() else { return };
+        self.truncate_from(first.index);
+        if self.entries.is_empty() {
+            self.entries = entries;
+        } else {
+            self.entries.append(&mut entries);
+        }
+    }
+
+    /// Appends one entry, replacing what is at or after its index.
+    ///
+    /// # Panics
+    /// If it would leave a gap.
+    pub fn push(&mut self, entry: Entry) {
+        self.truncate_from(entry.index);
+        self.entries.push(entry);
+    }
+
+    fn truncate_from(&mut self, from: Index) {
         let end = self.offset.0 + self.entries.len() as u64;
         assert!(from.0 <= end, "appending at {from} would leave a gap after {end}");
         if from <= self.offset {
@@ -120,7 +139,6 @@ impl Unstable {
             self.entries.truncate((from.0 - self.offset.0) as usize);
             self.in_progress = self.in_progress.min(from);
         }
-        self.entries.extend(entries);
     }
 
     /// Entries of `[low, high)`, which must be in here.
@@ -168,7 +186,7 @@ mod tests {
 
     fn with_entries(from: u64, to: u64, term: u64) -> Unstable {
         let mut unstable = Unstable::new(Index(from));
-        unstable.truncate_and_append(entries(from, to, term).into_iter(), Index(from));
+        unstable.truncate_and_append(entries(from, to, term));
         unstable
     }
 
@@ -199,14 +217,14 @@ mod tests {
             (Some(Index(5)), Some(Index(4)))
         );
         let mut both = with_snapshot(4, 1);
-        both.truncate_and_append(entries(5, 6, 1).into_iter(), Index(5));
+        both.truncate_and_append(entries(5, 6, 1));
         assert_eq!((both.first_index(), both.last_index()), (Some(Index(5)), Some(Index(5))));
     }
 
     #[test]
     fn terms_are_known_for_entries_and_the_snapshot_position() {
         let mut unstable = with_snapshot(4, 1);
-        unstable.truncate_and_append(entries(5, 6, 2).into_iter(), Index(5));
+        unstable.truncate_and_append(entries(5, 6, 2));
         let terms: Vec<_> = (3..=6).map(|index| unstable.term(Index(index)).map(Term::get)).collect();
         assert_eq!(terms, [None, Some(1), Some(2), None]);
     }
@@ -214,13 +232,13 @@ mod tests {
     #[test]
     fn handed_out_parts_are_not_handed_out_again() {
         let mut unstable = with_snapshot(4, 1);
-        unstable.truncate_and_append(entries(5, 7, 1).into_iter(), Index(5));
+        unstable.truncate_and_append(entries(5, 7, 1));
         assert!(unstable.next_snapshot().is_some());
         assert_eq!(indexes(unstable.next_entries()), [5, 6]);
         unstable.accept_in_progress();
         assert!(unstable.next_snapshot().is_none() && unstable.snapshot().is_some());
         assert!(unstable.next_entries().is_empty() && unstable.has_entries());
-        unstable.truncate_and_append(entries(7, 8, 1).into_iter(), Index(7));
+        unstable.truncate_and_append(entries(7, 8, 1));
         assert_eq!(indexes(unstable.next_entries()), [7]);
     }
 
@@ -244,7 +262,7 @@ mod tests {
     #[test]
     fn stable_to_the_snapshot_position_keeps_the_entries() {
         let mut unstable = with_snapshot(4, 1);
-        unstable.truncate_and_append(entries(5, 6, 1).into_iter(), Index(5));
+        unstable.truncate_and_append(entries(5, 6, 1));
         unstable.stable_to(Index(4), Term(1));
         assert_eq!(indexes(&unstable.entries), [5]);
         assert!(unstable.snapshot().is_some());
@@ -265,7 +283,7 @@ mod tests {
         ] {
             let mut unstable = with_entries(5, 8, 1);
             unstable.accept_in_progress();
-            unstable.truncate_and_append(entries(from, to, 2).into_iter(), Index(from));
+            unstable.truncate_and_append(entries(from, to, 2));
             assert_eq!(unstable.offset(), Index(offset), "replacing from {from}");
             assert_eq!(indexes(unstable.next_entries()), next, "replacing from {from}");
             unstable.check_invariants();
@@ -275,7 +293,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "would leave a gap")]
     fn a_gap_is_a_bug() {
-        with_entries(5, 8, 1).truncate_and_append(entries(9, 10, 1).into_iter(), Index(9));
+        with_entries(5, 8, 1).truncate_and_append(entries(9, 10, 1));
     }
 
     #[test]
@@ -312,7 +330,7 @@ mod tests {
                     0 => {
                         let from = end.saturating_sub(at).max(start);
                         term += 1;
-                        unstable.truncate_and_append(entries(from, from + count, term).into_iter(), Index(from));
+                        unstable.truncate_and_append(entries(from, from + count, term));
                         model.truncate((from - start) as usize);
                         model.extend((from..from + count).map(|index| (index, term, false)));
                     }

@@ -125,13 +125,15 @@ impl<S: Storage> Raft<S> {
             ProgressState::Snapshot => {}
         }
         let can_bump = progress.can_bump_commit(self.log.committed);
-        self.after_match_advanced(m.from, can_bump);
+        // A match within what is committed moves no quorum beyond it.
+        let may_commit = m.index > self.log.committed || self.tracker.group_commit;
+        self.after_match_advanced(m.from, may_commit, can_bump);
         Ok(())
     }
 
-    fn after_match_advanced(&mut self, from: PeerId, can_bump: bool) {
+    fn after_match_advanced(&mut self, from: PeerId, may_commit: bool, can_bump: bool) {
         let is_own = from == self.id;
-        if self.maybe_commit() {
+        if may_commit && self.maybe_commit() {
             if self.should_broadcast_commit() {
                 self.broadcast_append();
             }

@@ -1,0 +1,51 @@
+//! Messages waiting for the next Ready.
+
+use crate::message::Message;
+
+/// Messages in the order they were made.
+///
+/// The buffer leaves with each Ready, so that nothing is copied and an idle node holds none; the next one starts
+/// with room for as many messages as the last one had.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    messages: Vec<Message>,
+    last_count: u32,
+}
+
+impl Queue {
+    /// Adds a message.
+    #[inline]
+    pub fn push(&mut self, message: Message) {
+        if self.messages.capacity() == 0 {
+            self.messages.reserve_exact((self.last_count as usize).max(2));
+        }
+        self.messages.push(message);
+    }
+
+    /// Takes all messages.
+    pub fn take(&mut self) -> Vec<Message> {
+        self.last_count = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
+        std::mem::take(&mut self.messages)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// The last message.
+    pub fn last_mut(&mut self) -> Option<&mut Message> {
+        self.messages.last_mut()
+    }
+}
+
+/// Messages waiting for the next Ready.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    /// May leave at once.
+    pub now: Queue,
+    /// May leave once everything that is unstable now is durable; may be addressed to this node itself.
+    pub after_append: Queue,
+    /// Whether some peer has an append due (`batch_append`).
+    pub appends_due: bool,
+}
