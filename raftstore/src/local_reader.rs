@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dashmap::DashMap;
-use flotilla_region::{PeerId, Region, RegionId, Term};
+use flotilla_region::{Index, PeerId, Region, RegionId, Term};
 
 use crate::msg::RegionContext;
 use crate::time::{Clock, Time};
@@ -18,11 +18,44 @@ pub(crate) struct ReadDelegate {
     /// End of the lease in microseconds of the store's clock; only grows, except to 0.
     lease_until: AtomicU64,
     valid: AtomicBool,
+    /// Followers serve reads in this term. They may have applied what this leader has not, so that a read here is
+    /// only served when everything that anybody was told is committed is applied.
+    shared: AtomicBool,
+    /// Commit index that other peers may know.
+    commit: AtomicU64,
+    /// Index applied here.
+    applied: AtomicU64,
 }
 
 impl ReadDelegate {
     pub(crate) fn new(region: Arc<Region>, peer: PeerId, term: Term) -> Self {
-        Self { region, peer, term, lease_until: AtomicU64::new(0), valid: AtomicBool::new(true) }
+        Self {
+            region,
+            peer,
+            term,
+            lease_until: AtomicU64::new(0),
+            valid: AtomicBool::new(true),
+            shared: AtomicBool::new(false),
+            commit: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+        }
+    }
+
+    /// Followers serve reads from now on. Told before the first of them may.
+    pub(crate) fn share(&self) {
+        self.shared.store(true, Ordering::SeqCst);
+    }
+
+    /// Positions of this leader. The commit index is told before it leaves for other peers.
+    pub(crate) fn advance(&self, commit: Index, applied: Index) {
+        self.commit.fetch_max(commit.0, Ordering::SeqCst);
+        self.applied.fetch_max(applied.0, Ordering::SeqCst);
+    }
+
+    /// Whether no follower can have served a read of something that is not applied here.
+    fn is_ahead(&self) -> bool {
+        !self.shared.load(Ordering::SeqCst)
+            || self.applied.load(Ordering::SeqCst) >= self.commit.load(Ordering::SeqCst)
     }
 
     /// Extends the lease.
@@ -71,7 +104,7 @@ impl LocalRead {
         let fits = delegate.region.epoch.version == context.epoch.version
             && (context.peer.is_zero() || context.peer == delegate.peer)
             && (context.term.is_zero() || context.term == delegate.term);
-        (fits && delegate.holds(clock.now())).then_some(Self { delegate })
+        (fits && delegate.is_ahead() && delegate.holds(clock.now())).then_some(Self { delegate })
     }
 
     /// The region to read.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use flotilla_region::{PeerId, Region, RegionId, Term};
+use flotilla_region::{Index, PeerId, Region, RegionId, Term};
 
 use crate::local_reader::{Delegates, ReadDelegate};
 use crate::time::Time;
@@ -18,6 +18,8 @@ pub(crate) struct Lease {
     /// Term in which leadership was offered to another peer: the offer may arrive late and overrides the promise, so
     /// this leader never reads under a lease again in that term (trap T21).
     offered_in: Term,
+    /// Term in which a follower asked for a read index.
+    shared_in: Term,
 }
 
 impl Lease {
@@ -29,15 +31,42 @@ impl Lease {
     }
 
     /// Lets callers' threads read, if they may: the leader has applied an entry of its own term.
-    pub(crate) fn publish(&mut self, delegates: &Delegates, region: &Arc<Region>, peer: PeerId, term: Term) {
+    /// `at` is (commit, applied).
+    pub(crate) fn publish(
+        &mut self,
+        delegates: &Delegates,
+        region: &Arc<Region>,
+        peer: PeerId,
+        term: Term,
+        at: (Index, Index),
+    ) {
         let current = self.delegate.as_ref().is_some_and(|d| d.is_for(region, term));
         if current || self.offered_in == term {
             return;
         }
         self.revoke(delegates, region.id);
         let delegate = Arc::new(ReadDelegate::new(region.clone(), peer, term));
+        delegate.advance(at.0, at.1);
+        if self.shared_in == term {
+            delegate.share();
+        }
         delegates.publish(region.id, delegate.clone());
         self.delegate = Some(delegate);
+    }
+
+    /// A follower asks for a read index: it will serve what it has applied.
+    pub(crate) fn share(&mut self, term: Term) {
+        self.shared_in = term;
+        if let Some(delegate) = &self.delegate {
+            delegate.share();
+        }
+    }
+
+    /// Positions of this leader, before other peers learn of the commit index.
+    pub(crate) fn advance(&self, commit: Index, applied: Index) {
+        if let Some(delegate) = &self.delegate {
+            delegate.advance(commit, applied);
+        }
     }
 
     /// Ends the lease now: leadership, or the region's shape, is about to change.

@@ -28,6 +28,9 @@ impl Peer {
         if self.region.peer(message.from).is_none() {
             self.senders.insert(message.from, from_store);
         }
+        if message.kind == MessageKind::ReadIndex {
+            self.lease.share(self.node.term());
+        }
         // Refusals are the core's answers to stale or impossible messages; there is nothing to do about them.
         let _ = self.node.step(message);
     }
@@ -71,6 +74,7 @@ impl Peer {
         if let Some(soft) = ready.soft_state {
             self.on_soft_state(soft, env);
         }
+        self.lease.advance(self.node.commit(), self.applied.index);
         for message in ready.messages {
             match message.to {
                 PeerId::APPEND_THREAD => self.persist(message, ready.must_sync, env),
@@ -288,8 +292,10 @@ impl Peer {
         let safe = self.applied.index;
         // Only what is stable here is applied, so what is applied can be read back from `log`.
         self.node.storage_mut().evict(env.shared.config.entry_cache_bytes, safe);
+        let at = (self.node.commit(), self.applied.index);
+        self.lease.advance(at.0, at.1);
         if self.has_applied_own_term() && !self.split_in_flight() {
-            self.lease.publish(&env.shared.delegates, &self.region, self.me.id, self.node.term());
+            self.lease.publish(&env.shared.delegates, &self.region, self.me.id, self.node.term(), at);
         }
         self.grant_reads(env);
     }
