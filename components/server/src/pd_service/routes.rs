@@ -68,7 +68,7 @@ impl<'a> Routes<'a> {
                         continue;
                     }
                     settled &= self.is_settled(info);
-                    found.push(to_client(info));
+                    found.push(self.to_client(info));
                 }
             }
             (found, settled)
@@ -78,7 +78,7 @@ impl<'a> Routes<'a> {
 
     async fn one(&self, find: impl Fn(&Directory) -> Option<&RegionInfo>) -> Option<pdpb::Region> {
         let look = |directory: &Directory| match find(directory) {
-            Some(info) => (Some(to_client(info)), self.is_settled(info)),
+            Some(info) => (Some(self.to_client(info)), self.is_settled(info)),
             None => (None, false),
         };
         self.wait_for(look).await
@@ -100,14 +100,17 @@ impl<'a> Routes<'a> {
     fn is_settled(&self, info: &RegionInfo) -> bool {
         info.leader_store().is_some_and(|s| s == self.store.id().1 || !self.network.is_down(s))
     }
-}
 
-fn to_client(info: &RegionInfo) -> pdpb::Region {
-    let pending = info.region.peers.iter().filter(|p| p.role != PeerRole::Learner);
-    pdpb::Region {
-        region: Some(wire::region_to_wire(&info.region)),
-        leader: info.leader_peer().map(wire::peer_to_wire),
-        pending_peers: pending.filter(|p| info.pending.contains(&p.id)).map(wire::peer_to_wire).collect(),
+    /// A leader whose store looks dead is not named: a client of the Rust family that cannot connect to a leader does
+    /// not ask again who leads.
+    fn to_client(&self, info: &RegionInfo) -> pdpb::Region {
+        let pending = info.region.peers.iter().filter(|p| p.role != PeerRole::Learner);
+        let leader = info.leader_peer().filter(|_| self.is_settled(info));
+        pdpb::Region {
+            region: Some(wire::region_to_wire(&info.region)),
+            leader: leader.map(wire::peer_to_wire),
+            pending_peers: pending.filter(|p| info.pending.contains(&p.id)).map(wire::peer_to_wire).collect(),
+        }
     }
 }
 
