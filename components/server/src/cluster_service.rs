@@ -14,25 +14,31 @@ use flotilla_raftstore::{AdminCommand, PeerChange, PeerStatus, RequestError, Sto
 use flotilla_region::{Peer, PeerId, PeerRole, Region, RegionId, StoreId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::node::Node;
 use crate::transport;
 
 /// Longest time that a command may take, a new replica's snapshot included.
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(28);
+/// A refusal that should end by itself is believed after so long.
+const PASSING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before a step that was refused for now is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Longest wait for the placement runtime to answer a store that joins.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Answered to a store that forwarded a command to one that does not lead the region.
+const NOT_HERE: Code = Code::FailedPrecondition;
+
 /// Refusals of a region's leader that end by themselves.
-const PASSING_REFUSALS: [&str; 5] = [
+const PASSING_REFUSALS: [&str; 6] = [
     "the leader is new: try again",
     "a split is under way",
     "another membership change is under way",
     "no region ids at hand: try again",
     "the learner has not caught up",
+    "the region would lose its quorum of healthy voters",
 ];
 
 /// The service.
@@ -49,22 +55,23 @@ impl ClusterAdmin {
     /// Carries a command out on the region's leader: here, or by asking the leader's store, once.
     async fn admin(&self, store: &Store, request: pb::AdminRequest) -> Result<Vec<Region>, AdminError> {
         let id = RegionId(request.region_id);
-        let deadline = Instant::now() + ADMIN_TIMEOUT;
+        let give_up = Instant::now() + PASSING_TIMEOUT;
         loop {
-            let info = store.directory().read().routes.by_id(id).cloned();
-            let leader = info.as_ref().and_then(RegionInfo::leader_store);
-            let result = match (info, leader) {
-                (None, _) => return Err(AdminError::NoRegion(id)),
-                (Some(info), Some(leader)) if leader == store.id().1 => {
-                    run(store, &info.region, request.command.as_ref(), deadline).await
+            let info = store.directory().read().routes.by_id(id).cloned().ok_or(AdminError::NoRegion(id))?;
+            let result = match info.leader_store() {
+                Some(leader) if leader == store.id().1 => {
+                    run(store, &info.region, request.command.as_ref()).await
                 }
-                (Some(_), Some(leader)) if !request.forwarded => {
-                    return self.forward(store, leader, request).await;
-                }
-                _ => Err(RequestError::NotLeader { region: id, leader: None }.into()),
+                // Whoever forwarded it looks again who leads.
+                _ if request.forwarded => return Err(AdminError::NotHere(id)),
+                Some(leader) => self.forward(store, leader, request.clone()).await,
+                None => Err(RequestError::NotLeader { region: id, leader: None }.into()),
             };
             match result {
-                Err(error) if error.is_passing() && Instant::now() < deadline => {
+                Err(AdminError::Region(RequestError::NotLeader { .. })) if request.forwarded => {
+                    return Err(AdminError::NotHere(id));
+                }
+                Err(error) if error.is_passing() && Instant::now() < give_up => {
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 result => return result,
@@ -78,14 +85,18 @@ impl ClusterAdmin {
         leader: StoreId,
         request: pb::AdminRequest,
     ) -> Result<Vec<Region>, AdminError> {
+        let id = RegionId(request.region_id);
         let address = store.directory().read().address(leader).map(str::to_string);
         let address = address.ok_or(AdminError::NoAddress(leader))?;
         let failed = |why: String| AdminError::Forward { store: leader, why };
         let channel = transport::connect(&address).await.map_err(|error| failed(error.to_string()))?;
         let mut request = Request::new(pb::AdminRequest { forwarded: true, ..request });
         request.set_timeout(ADMIN_TIMEOUT);
-        let reply = ClusterServiceClient::new(channel).admin(request).await;
-        let reply = reply.map_err(|status| failed(status.message().to_string()))?.into_inner();
+        let reply = match ClusterServiceClient::new(channel).admin(request).await {
+            Ok(reply) => reply.into_inner(),
+            Err(status) if status.code() == NOT_HERE => return Err(AdminError::NotHere(id)),
+            Err(status) => return Err(failed(status.message().to_string())),
+        };
         if reply.error.is_empty() {
             Ok(reply.regions.iter().map(wire::region_from_wire).collect())
         } else {
@@ -115,18 +126,34 @@ enum AdminError {
     Elsewhere(String),
     #[error("no ids at hand: the placement leader does not answer")]
     NoIds,
-    #[error(transparent)]
+    /// A forwarded command reached a store that does not lead the region: surely not carried out.
+    #[error("the leader of region {0} is changing")]
+    NotHere(RegionId),
+    #[error("{}", reason(.0))]
     Region(#[from] RequestError),
+}
+
+/// A region's refusal without the word that says that it is one: the client command says that.
+fn reason(error: &RequestError) -> String {
+    match error {
+        RequestError::Refused(why) => (*why).to_string(),
+        other => other.to_string(),
+    }
 }
 
 impl AdminError {
     /// Whether trying again shortly may help.
     fn is_passing(&self) -> bool {
         match self {
-            Self::NoIds => true,
+            Self::NoIds | Self::NotHere(_) => true,
             Self::Region(error) => {
-                matches!(error, RequestError::NotLeader { .. } | RequestError::Stale | RequestError::Busy)
-                    || matches!(error, RequestError::Refused(why) if PASSING_REFUSALS.contains(why))
+                matches!(
+                    error,
+                    RequestError::NotLeader { .. }
+                        | RequestError::EpochNotMatch(_)
+                        | RequestError::Stale
+                        | RequestError::Busy
+                ) || matches!(error, RequestError::Refused(why) if PASSING_REFUSALS.contains(why))
             }
             _ => false,
         }
@@ -134,12 +161,7 @@ impl AdminError {
 }
 
 /// Carries a command out on a region that this store leads.
-async fn run(
-    store: &Store,
-    region: &Region,
-    command: Option<&Command>,
-    deadline: Instant,
-) -> Result<Vec<Region>, AdminError> {
+async fn run(store: &Store, region: &Region, command: Option<&Command>) -> Result<Vec<Region>, AdminError> {
     let peer_on = |id: u64| {
         let store = StoreId(id);
         region.peer_on(store).copied().ok_or(AdminError::NoPeer { region: region.id, store })
@@ -150,7 +172,7 @@ async fn run(
             let to = peer_on(*to)?;
             ask(store, region, AdminCommand::TransferLeader(to.id)).await
         }
-        Command::AddPeerOnStore(to) => add_peer(store, region, StoreId(*to), deadline).await,
+        Command::AddPeerOnStore(to) => add_peer(store, region, StoreId(*to)).await,
         Command::RemovePeerOnStore(from) => remove_peer(store, region, peer_on(*from)?).await,
     }
 }
@@ -163,12 +185,8 @@ async fn ask(store: &Store, region: &Region, command: AdminCommand) -> Result<Ve
 }
 
 /// A new replica begins as a learner and votes once it has caught up.
-async fn add_peer(
-    store: &Store,
-    region: &Region,
-    to: StoreId,
-    deadline: Instant,
-) -> Result<Vec<Region>, AdminError> {
+async fn add_peer(store: &Store, region: &Region, to: StoreId) -> Result<Vec<Region>, AdminError> {
+    let give_up = Instant::now() + ADMIN_TIMEOUT;
     if !store.directory().read().stores.contains_key(&to) {
         return Err(AdminError::NoStore(to));
     }
@@ -189,11 +207,10 @@ async fn add_peer(
             // Placement may have been faster.
             Some(PeerRole::Voter) => return Ok(vec![now]),
             Some(PeerRole::Learner) => match ask(store, &now, change(PeerChange::AddVoter(learner))).await {
-                Err(error) if error.is_passing() && Instant::now() < deadline => {}
-                Err(AdminError::Region(RequestError::EpochNotMatch(_))) if Instant::now() < deadline => {}
+                Err(error) if error.is_passing() && Instant::now() < give_up => {}
                 result => return result,
             },
-            _ if Instant::now() < deadline => {}
+            _ if Instant::now() < give_up => {}
             _ => return Err(AdminError::NoPeer { region: region.id, store: to }),
         }
         tokio::time::sleep(RETRY_PAUSE).await;
@@ -302,13 +319,18 @@ impl ClusterService for ClusterAdmin {
 
     async fn admin(&self, request: Request<pb::AdminRequest>) -> Result<Response<pb::AdminReply>, Status> {
         let store = self.node.store()?;
-        let work = self.admin(store, request.into_inner());
+        let request = request.into_inner();
+        let forwarded = request.forwarded;
+        let work = self.admin(store, request);
         let result = tokio::time::timeout(ADMIN_TIMEOUT, work).await;
         let reply = match result {
             Ok(Ok(regions)) => pb::AdminReply {
                 regions: regions.iter().map(wire::region_to_wire).collect(),
                 ..Default::default()
             },
+            Ok(Err(error @ AdminError::NotHere(_))) if forwarded => {
+                return Err(Status::new(NOT_HERE, error.to_string()));
+            }
             Ok(Err(error)) => pb::AdminReply { error: error.to_string(), ..Default::default() },
             Err(_) => pb::AdminReply { error: "not done in time".to_string(), ..Default::default() },
         };
