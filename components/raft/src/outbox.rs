@@ -14,7 +14,7 @@ pub(crate) struct Queue {
 
 impl Queue {
     /// Adds a message.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, message: Message) {
         if self.messages.capacity() == 0 {
             self.messages.reserve_exact((self.last_count as usize).max(2));

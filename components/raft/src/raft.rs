@@ -144,7 +144,7 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Puts a message into the outbox, with sender and term. Answers that promise durability wait for the append.
-    #[inline]
+    #[inline(always)]
     pub(super) fn send(&mut self, mut message: Message) {
         use MessageKind as Kind;
         if message.from.is_zero() {
