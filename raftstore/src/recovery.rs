@@ -16,7 +16,11 @@ use crate::worker::RaftWorker;
 /// out, its range stays taken, and the store serves the rest.
 pub(crate) fn restore_regions(shared: &Arc<Shared>, workers: &mut [RaftWorker]) -> Result<(), StoreError> {
     let now = shared.clock.now();
-    for (region, applied) in load_regions(&*shared.engine)? {
+    let (regions, removed): (Vec<_>, Vec<_>) = load_regions(&*shared.engine)?
+        .into_iter()
+        .partition(|(region, _)| region.peer_on(shared.origin.store).is_some());
+    bury_removed(&*shared.engine, &removed)?;
+    for (region, applied) in regions {
         let number = (region.id.0 % workers.len() as u64) as usize;
         match workers[number].restore(region.clone(), applied, now) {
             Ok(()) => {}
@@ -27,6 +31,25 @@ pub(crate) fn restore_regions(shared: &Arc<Shared>, workers: &mut [RaftWorker]) 
             }
         }
     }
+    Ok(())
+}
+
+/// Completes the removal of peers that had applied it when the process ended, but were not buried yet.
+fn bury_removed(engine: &dyn Engine, removed: &[(Region, LogId)]) -> Result<(), StoreError> {
+    if removed.is_empty() {
+        return Ok(());
+    }
+    let mut batch = WriteBatch::new();
+    for (region, _) in removed {
+        let (start, end) = keys::data_bounds(region.space, &region.range);
+        batch.delete_range(&start, &end);
+        batch.delete(&keys::apply_state(region.id));
+        // The descriptor does not name the removed peer any more; its epoch keeps it away.
+        let tombstone = RegionState::Tombstone { peer: PeerId::ZERO, epoch: region.epoch };
+        batch.put(&keys::region_state(region.id), &tombstone.encode());
+    }
+    engine.write(&batch)?;
+    engine.flush()?;
     Ok(())
 }
 
