@@ -101,12 +101,13 @@ impl Outbox {
     /// Sends everything that is due.
     pub(crate) fn flush(&mut self, now: Time) {
         if now >= self.next_heartbeat {
-            let grid = self.heartbeat_ms * 1_000;
+            // A little longer than the core's interval, so that a region never misses one.
+            let grid = self.heartbeat_ms * 1_125;
             self.next_heartbeat = Time((now.0 / grid + 1) * grid);
             for (to, (requests, responses)) in std::mem::take(&mut self.held) {
                 let (_, frame) = self.frames.entry(to).or_insert_with(|| (0, self.origin.frame(to)));
-                merge(&mut frame.heartbeats, requests);
-                merge(&mut frame.heartbeat_responses, responses);
+                wire::merge_heartbeats(&mut frame.heartbeats, requests);
+                wire::merge_heartbeats(&mut frame.heartbeat_responses, responses);
             }
         }
         for (to, (_, frame)) in std::mem::take(&mut self.frames) {
@@ -116,21 +117,6 @@ impl Outbox {
             }
         }
     }
-}
-
-fn merge(into: &mut Option<pb::Heartbeats>, more: pb::Heartbeats) {
-    if more.region_id.is_empty() {
-        return;
-    }
-    let into = into.get_or_insert_default();
-    into.region_id.extend(more.region_id);
-    into.from_peer.extend(more.from_peer);
-    into.to_peer.extend(more.to_peer);
-    into.term.extend(more.term);
-    into.commit.extend(more.commit);
-    into.context.extend(more.context);
-    into.conf_ver.extend(more.conf_ver);
-    into.version.extend(more.version);
 }
 
 /// A message between peers, addressed. `message` is absent for the store's own questions (stale, tombstone).

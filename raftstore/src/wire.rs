@@ -222,3 +222,39 @@ pub(crate) fn hard_state_of(message: &Message) -> Option<HardState> {
     let state = HardState { term: message.term, vote: message.vote, commit: message.commit };
     (!state.is_empty()).then_some(state)
 }
+
+/// Adds heartbeats to a frame's.
+pub(crate) fn merge_heartbeats(into: &mut Option<pb::Heartbeats>, more: pb::Heartbeats) {
+    if more.region_id.is_empty() {
+        return;
+    }
+    let into = into.get_or_insert_default();
+    into.region_id.extend(more.region_id);
+    into.from_peer.extend(more.from_peer);
+    into.to_peer.extend(more.to_peer);
+    into.term.extend(more.term);
+    into.commit.extend(more.commit);
+    into.context.extend(more.context);
+    into.conf_ver.extend(more.conf_ver);
+    into.version.extend(more.version);
+}
+
+/// Whether a frame may wait a little for company: heartbeats that confirm no read, and news for placement.
+pub fn is_patient(frame: &StoreFrame) -> bool {
+    let confirms = |h: &Option<pb::Heartbeats>| h.iter().flat_map(|h| &h.context).any(|c| !c.is_empty());
+    frame.messages.is_empty() && !confirms(&frame.heartbeats) && !confirms(&frame.heartbeat_responses)
+}
+
+/// Puts a later frame to the same store behind an earlier one, as one frame.
+pub fn merge_frames(earlier: &mut StoreFrame, later: StoreFrame) {
+    earlier.messages.extend(later.messages);
+    earlier.placement.extend(later.placement);
+    for (into, more) in [
+        (&mut earlier.heartbeats, later.heartbeats),
+        (&mut earlier.heartbeat_responses, later.heartbeat_responses),
+    ] {
+        if let Some(more) = more {
+            merge_heartbeats(into, more);
+        }
+    }
+}

@@ -507,7 +507,9 @@ impl Placement {
     }
 
     fn on_time(&mut self, now: Time) {
-        self.next_report = now.plus_ms(self.shared.config.report_ms);
+        // On a grid that all workers share, so that what is sent on it leaves together.
+        let grid = self.shared.config.report_ms * 1_000;
+        self.next_report = Time((now.0 / grid + 1) * grid);
         let others = self.others();
         let beats = now >= self.next_heartbeat;
         if beats {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use flotilla_proto::metapb;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,6 +18,8 @@ use crate::load::Data;
 
 /// Stores of the cluster.
 const STORES: usize = 3;
+/// Times that a split is asked for.
+const SPLIT_TRIES: usize = 50;
 /// How long the cluster may take to be ready, or to place what was split.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long after the splits leaders are given to spread.
@@ -183,18 +186,31 @@ impl Stores {
     pub async fn split(&self, cluster: &Cluster, data: Data, regions: u64) -> Result<(), String> {
         self.wait_placed(cluster).await?;
         for part in 1..regions {
-            let key = data.key(data.keys * part / regions);
-            cluster.reload().await?;
-            let Some(route) = cluster.route(&key) else {
-                return Err("no region for a split key".to_string());
-            };
-            if route.region.start_key == key {
-                continue;
-            }
-            let text = String::from_utf8_lossy(&key).into_owned();
-            self.ctl(&["split", "--region", &route.region.id.to_string(), "--key", &text]).await?;
+            self.split_at(cluster, &data.key(data.keys * part / regions)).await?;
         }
         self.wait_placed(cluster).await
+    }
+
+    /// Splits at `key`, unless a region begins there already. The routes may be older than the last split: then the
+    /// region refuses, and the next look names another one.
+    async fn split_at(&self, cluster: &Cluster, key: &Bytes) -> Result<(), String> {
+        let text = String::from_utf8_lossy(key).into_owned();
+        let mut refused = String::new();
+        for _ in 0..SPLIT_TRIES {
+            cluster.reload().await?;
+            let Some(route) = cluster.route(key) else {
+                return Err("no region for a split key".to_string());
+            };
+            if route.region.start_key == *key {
+                return Ok(());
+            }
+            match self.ctl(&["split", "--region", &route.region.id.to_string(), "--key", &text]).await {
+                Ok(()) => return Ok(()),
+                Err(why) => refused = why,
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Err(refused)
     }
 
     async fn ctl(&self, arguments: &[&str]) -> Result<(), String> {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flotilla_proto::flotilla::store_service_client::StoreServiceClient;
-use flotilla_raftstore::wire::StoreFrame;
+use flotilla_raftstore::wire::{StoreFrame, is_patient, merge_frames};
 use flotilla_region::StoreId;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
@@ -26,6 +26,9 @@ const GOOD_CONNECTION: Duration = Duration::from_secs(2);
 const ADDRESS_CHECK: Duration = Duration::from_secs(1);
 /// Raft is told that a store is unreachable at most so often.
 const UNREACHABLE_INTERVAL: Duration = Duration::from_millis(500);
+/// How long heartbeats and news for placement wait for company: all workers of a store flush them on one grid, and
+/// what leaves together costs the receiver one wake-up.
+const PATIENCE: Duration = Duration::from_millis(20);
 /// Frames between the queue and the connection.
 const FRAMES_IN_HAND: usize = 4;
 
@@ -44,6 +47,8 @@ pub(super) struct Link {
 struct Queue {
     frames: VecDeque<(usize, StoreFrame)>,
     bytes: usize,
+    /// Patient frames, merged, with the time at which they leave alone.
+    held: Option<(Instant, StoreFrame)>,
 }
 
 impl Link {
@@ -54,9 +59,32 @@ impl Link {
 
     /// Takes a frame; `false` = there is no room, it is dropped.
     pub(super) fn push(&self, frame: StoreFrame) -> bool {
-        let bytes = frame_bytes(&frame);
         {
             let mut queue = self.queue.lock();
+            let frame = match queue.held.take() {
+                Some((due, held)) if frame_bytes(&held) > self.bytes_max => {
+                    // The connection has taken nothing for long.
+                    queue.held = Some((due, held));
+                    return false;
+                }
+                Some((due, mut held)) => {
+                    let hurry = !is_patient(&frame);
+                    merge_frames(&mut held, frame);
+                    if !hurry {
+                        queue.held = Some((due, held));
+                        return true;
+                    }
+                    held
+                }
+                None if is_patient(&frame) => {
+                    queue.held = Some((Instant::now() + PATIENCE, frame));
+                    drop(queue);
+                    self.filled.notify_one();
+                    return true;
+                }
+                None => frame,
+            };
+            let bytes = frame_bytes(&frame);
             if !queue.frames.is_empty() && queue.bytes + bytes > self.bytes_max {
                 return false;
             }
@@ -67,26 +95,45 @@ impl Link {
         true
     }
 
-    fn pop(&self) -> Option<StoreFrame> {
+    /// The next frame, or when there will be one if nothing else comes.
+    fn pop(&self) -> Result<StoreFrame, Option<Instant>> {
         let mut queue = self.queue.lock();
-        let (bytes, frame) = queue.frames.pop_front()?;
-        queue.bytes -= bytes;
-        Some(frame)
+        if let Some((bytes, frame)) = queue.frames.pop_front() {
+            queue.bytes -= bytes;
+            return Ok(frame);
+        }
+        match queue.held.take() {
+            Some((due, held)) if due > Instant::now() => {
+                queue.held = Some((due, held));
+                Err(Some(due))
+            }
+            Some((_, held)) => Ok(held),
+            None => Err(None),
+        }
     }
 
     /// The next frame. Cancelling loses none.
     async fn next(&self) -> StoreFrame {
         loop {
-            if let Some(frame) = self.pop() {
-                return frame;
+            match self.pop() {
+                Ok(frame) => return frame,
+                Err(Some(due)) => {
+                    let _ = tokio::time::timeout_at(due.into(), self.filled.notified()).await;
+                }
+                Err(None) => self.filled.notified().await,
             }
-            self.filled.notified().await;
         }
     }
 
     /// Waits until there is something to send.
     async fn wait_filled(&self) {
-        while self.queue.lock().frames.is_empty() {
+        loop {
+            {
+                let queue = self.queue.lock();
+                if !queue.frames.is_empty() || queue.held.is_some() {
+                    return;
+                }
+            }
             self.filled.notified().await;
         }
     }
