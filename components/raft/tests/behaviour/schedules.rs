@@ -254,7 +254,7 @@ fn random_schedules_keep_every_safety_property_and_recover() {
         return;
     }
     let mut answered = 0;
-    for seed in 0..number("RAFT_SCHEDULES").unwrap_or(150) {
+    for seed in 0..number("RAFT_SCHEDULES").unwrap_or(400) {
         match std::panic::catch_unwind(AssertUnwindSafe(|| run_schedule(seed, STEPS, false))) {
             Ok(cluster) => answered += cluster.reads_answered,
             Err(cause) => {
