@@ -53,6 +53,8 @@ fn what_is_wrong_with_a_configuration_file_is_named() {
     let name = path.to_str().unwrap();
     let unknown = lone(folder.path(), "[store]\nraft_workers = 2\nraft_wokers = 2\n");
     assert_names(&refused(&mut unknown.command()), &[name, "line 3", "raft_wokers"]);
+    let planted = lone(folder.path(), "[rocksdb]\nplanted_skip_log_sync = true\n");
+    assert_names(&refused(&mut planted.command()), &[name, "line 2", "planted_skip_log_sync"]);
     let wrong = lone(folder.path(), "[store]\nraft_workers = \"two\"\n");
     assert_names(&refused(&mut wrong.command()), &[name, "line 2"]);
     let broken = lone(folder.path(), "[store\n");

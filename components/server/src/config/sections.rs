@@ -5,20 +5,36 @@ use flotilla_placement::PlacementConfig;
 use flotilla_raftstore::StoreConfig;
 use serde::{Deserialize, Serialize};
 
-/// A section with the named fields of a settings type, their defaults, and the way back.
+/// A section with the named fields of a settings type, their defaults, and the way back. Fields under `planted`
+/// exist in builds that break a promise on purpose and in no others, and no example shows them.
 macro_rules! section {
-    ($(#[$doc:meta])* $name:ident for $target:ty { $($field:ident: $kind:ty,)* }) => {
+    (
+        $(#[$doc:meta])*
+        $name:ident for $target:ty { $($field:ident: $kind:ty,)* }
+        $(planted { $($broken:ident: $how:ty,)* })?
+    ) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
         #[serde(deny_unknown_fields, default)]
         pub(super) struct $name {
             $($field: $kind,)*
+            $($(
+                #[cfg(feature = "planted")]
+                #[serde(skip_serializing)]
+                $broken: $how,
+            )*)?
         }
 
         impl Default for $name {
             fn default() -> Self {
                 let target = <$target>::default();
-                Self { $($field: target.$field,)* }
+                Self {
+                    $($field: target.$field,)*
+                    $($(
+                        #[cfg(feature = "planted")]
+                        $broken: target.$broken,
+                    )*)?
+                }
             }
         }
 
@@ -27,6 +43,10 @@ macro_rules! section {
             pub(super) fn build(&self) -> $target {
                 let mut target = <$target>::default();
                 $(target.$field.clone_from(&self.$field);)*
+                $($(
+                    #[cfg(feature = "planted")]
+                    target.$broken.clone_from(&self.$broken);
+                )*)?
                 target
             }
         }
@@ -104,5 +124,8 @@ section! {
         background_jobs: i32,
         open_files_max: i32,
         record_synced_length: bool,
+    }
+    planted {
+        planted_skip_log_sync: bool,
     }
 }

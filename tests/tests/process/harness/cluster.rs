@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -63,7 +63,6 @@ impl Settings {
 pub struct Cluster {
     stores: Vec<Store>,
     folder: Option<TempDir>,
-    binary: PathBuf,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -73,7 +72,7 @@ impl Cluster {
         Self::start_program(flotilla(), count, &settings)
     }
 
-    /// The same with another program than the product.
+    /// The same with another program than the product for the stores.
     pub fn start_program(binary: &Path, count: usize, settings: &Settings) -> Self {
         let mut cluster = Self::prepare(binary, count, settings);
         for store in &mut cluster.stores {
@@ -88,14 +87,20 @@ impl Cluster {
     fn prepare(binary: &Path, count: usize, settings: &Settings) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = TempDir::with_prefix("flotilla-process-").expect("a folder");
-        fs::write(folder.path().join("flotilla.toml"), settings.text()).expect("a file");
+        write_config(folder.path(), settings);
         let ports: Vec<Ports> = (0..count).map(|_| Ports::free()).collect();
         let all: Vec<String> = ports.iter().map(|ports| ports.address()).collect();
         let new = |(i, ports): (usize, &Ports)| {
             Store::new(binary, folder.path(), &format!("store{i}"), *ports, &all.join(","))
         };
         let stores = ports.iter().enumerate().map(new).collect();
-        Self { stores, folder: Some(folder), binary: binary.to_path_buf(), _turn: turn }
+        Self { stores, folder: Some(folder), _turn: turn }
+    }
+
+    /// Changes the configuration that stores start with from now on.
+    #[cfg(feature = "planted")]
+    pub fn configure(&self, settings: &Settings) {
+        write_config(self.folder.as_ref().expect("taken in drop only").path(), settings);
     }
 
     /// One store.
@@ -194,7 +199,7 @@ impl Cluster {
 
     /// Runs `flotilla ARGUMENTS --pd ALL`.
     pub fn flotilla(&self, arguments: &[&str]) -> Finished {
-        let mut command = Command::new(&self.binary);
+        let mut command = Command::new(flotilla());
         command.args(arguments).args(["--pd", &self.addresses().join(",")]);
         run(&mut command, CTL_LIMIT)
     }
@@ -269,6 +274,10 @@ impl Cluster {
         let (region, store) = (region.to_string(), store.to_string());
         self.ctl(&["transfer-leader", "--region", &region, "--store", &store]).map(drop)
     }
+}
+
+fn write_config(folder: &Path, settings: &Settings) {
+    fs::write(folder.join("flotilla.toml"), settings.text()).expect("a file");
 }
 
 fn id_of(store: &Store) -> Result<u64, String> {
