@@ -60,6 +60,17 @@ impl Stats {
         ]
     }
 
+    /// Whether `seeds` short runs together did what they are for; limits are far below what is usual.
+    pub fn did_enough(&self, seeds: u64) -> bool {
+        self.operations >= 20 * seeds
+            && self.elections >= 3 * seeds
+            && self.snapshots >= seeds
+            && self.lease_reads >= seeds
+            && self.index_reads >= seeds
+            && self.kills + self.power_cuts >= seeds
+            && self.splits * 10 >= seeds
+    }
+
     /// Adds another run's counts.
     pub fn add(&mut self, other: &Self) {
         self.turns += other.turns;
