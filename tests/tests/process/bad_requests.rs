@@ -186,6 +186,24 @@ fn bad_keys_values_limits_and_families_are_refused_and_nothing_is_applied() {
     assert_eq!(wire.scan(b"a", b"b", 0), rpc::RawScanResponse::default(), "limit 0 asks for nothing");
     let all = wire.scan(b"a", b"", u32::MAX);
     assert_eq!(all.kvs.len(), 2, "the rest of the region, clipped to it");
+    assert_batch_scan_bounds(&wire);
+}
+
+/// tikv-client puts an empty range at the end of a region into a batch before a range that starts there.
+fn assert_batch_scan_bounds(wire: &Wire) {
+    let range = |start: &str, end: &str| rpc::KeyRange {
+        start_key: start.to_owned().into(),
+        end_key: end.to_owned().into(),
+    };
+    let scan = |ranges| {
+        let request =
+            rpc::RawBatchScanRequest { context: wire.context(), ranges, each_limit: 9, ..Default::default() };
+        wire.call(|mut tikv| async move { tikv.raw_batch_scan(request).await }).expect("an answer")
+    };
+    let reply = scan(vec![range("al", "b"), range(MIDDLE, MIDDLE)]);
+    assert_eq!((reply.region_error, reply.kvs.len()), (None, 1));
+    let reply = scan(vec![range("al", "b"), range(MIDDLE, "z")]);
+    assert!(reply.region_error.is_some_and(|error| error.key_not_in_region.is_some()));
 }
 
 #[test]

@@ -6,7 +6,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{Cluster, Ports, Settings, Store, flotilla, run};
+use flotilla_engine::{Engine, RocksConfig, RocksEngine, WriteBatch};
+use flotilla_raftstore::{self as raftstore, FORMAT, StoreIdent};
+use flotilla_region::keys;
+
+use crate::harness::{Cluster, PATIENCE, Ports, Settings, Store, flotilla, run};
 
 /// Such a start ends soon.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(30);
@@ -93,7 +97,7 @@ fn a_data_directory_of_another_cluster_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut stranger = lone(folder.path(), "");
     stranger.spawn();
-    stranger.wait_ready(crate::harness::PATIENCE);
+    stranger.wait_ready(PATIENCE);
     let theirs = stranger.status().expect("a page")["cluster_id"].clone();
     stranger.kill9();
     let mut cluster = Cluster::start(1, Settings::default());
@@ -104,4 +108,36 @@ fn a_data_directory_of_another_cluster_is_refused() {
     let line = refused(&mut stranger.command());
     assert_names(&line, &[stranger.data_dir.to_str().unwrap(), &ours.to_string(), &theirs.to_string()]);
     assert_eq!(cluster.flotilla(&["put", "still", "here"]).code, Some(0));
+}
+
+#[test]
+fn a_data_directory_of_a_newer_format_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = lone(folder.path(), "");
+    store.spawn();
+    store.wait_ready(PATIENCE);
+    store.kill9();
+    {
+        let engine = RocksEngine::open(&store.data_dir, RocksConfig::small()).unwrap();
+        let ident = raftstore::Store::ident(&*engine).unwrap().expect("it was a store");
+        let newer = StoreIdent { format: FORMAT + 6, format_read_min: FORMAT + 1, ..ident };
+        let mut batch = WriteBatch::new();
+        batch.put(keys::STORE_IDENT, &newer.encode());
+        engine.write(&batch).unwrap();
+        engine.flush().unwrap();
+    }
+    let line = refused(&mut store.command());
+    let newer = format!("format {}", FORMAT + 6);
+    assert_names(&line, &[store.data_dir.to_str().unwrap(), &newer]);
+}
+
+#[test]
+fn a_disk_that_takes_no_writes_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = lone(folder.path(), "");
+    assert_names(&refused(&mut store.command_on_full_disk(0)), &[store.data_dir.to_str().unwrap()]);
+    // With room again, the same directory serves.
+    let mut store = lone(folder.path(), "");
+    store.spawn();
+    store.wait_ready(PATIENCE);
 }

@@ -8,6 +8,7 @@
 mod bad_requests;
 mod bad_starts;
 mod client;
+mod full_disks;
 mod harness;
 mod kills;
 mod ledger;

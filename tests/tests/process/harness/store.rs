@@ -17,6 +17,8 @@ use super::wait::wait_for;
 const HTTP_LIMIT: Duration = Duration::from_secs(5);
 /// A killed process is gone at once.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
+/// Unit of the shell's limit on the size of files.
+const FILE_BLOCK_BYTES: u64 = 512;
 /// Lines of a log that are shown when a test fails.
 const TAIL_LINES: usize = 40;
 /// Ports below those that the kernel gives to outgoing connections: a client that knocks at a dead store must not
@@ -101,16 +103,35 @@ impl Store {
         command
     }
 
+    /// The command that runs it on a disk that takes no file larger than `bytes_max`: what a full disk is to one
+    /// writer, without root's rights. The signal that would end the process at once is ignored, so that a write fails.
+    pub fn command_on_full_disk(&self, bytes_max: u64) -> Command {
+        let plain = self.command();
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; ulimit -f \"$0\"; exec \"$@\""]);
+        command.arg((bytes_max / FILE_BLOCK_BYTES).to_string());
+        command.arg(plain.get_program()).args(plain.get_args());
+        command
+    }
+
     /// Starts the process.
     ///
     /// # Panics
     /// It runs already, or cannot be started.
     pub fn spawn(&mut self) {
+        self.spawn_command(self.command());
+    }
+
+    /// Starts the process on a disk that takes no file larger than `bytes_max`.
+    pub fn spawn_on_full_disk(&mut self, bytes_max: u64) {
+        self.spawn_command(self.command_on_full_disk(bytes_max));
+    }
+
+    fn spawn_command(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "{} runs already", self.ports.address());
         let mut log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log");
         writeln!(log, "--- start").expect("a log");
         let also: File = log.try_clone().expect("a log");
-        let mut command = self.command();
         command.stdin(Stdio::null()).stdout(log).stderr(also).env("RUST_BACKTRACE", "1");
         self.child = Some(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")));
     }
@@ -118,6 +139,21 @@ impl Store {
     /// Whether there is a process that was not ended by the harness.
     pub fn is_running(&self) -> bool {
         self.child.is_some()
+    }
+
+    /// Waits for a process to end by itself; its exit status.
+    ///
+    /// # Panics
+    /// It does not within `limit`.
+    pub fn wait_ended(&mut self, limit: Duration) -> ExitStatus {
+        let mut child = self.child.take().expect("it runs");
+        match wait_exit(&mut child, limit) {
+            Some(status) => status,
+            None => {
+                self.child = Some(child);
+                panic!("{} runs on", self.ports.address());
+            }
+        }
     }
 
     /// The exit status of a process that ended by itself.
