@@ -29,6 +29,10 @@ struct Arguments {
     /// Simulated seconds with faults, instead of what the seed draws.
     #[arg(long, default_value_t = 0)]
     seconds: u64,
+    /// Disks report a sync of the log without doing it: must be found.
+    #[cfg(feature = "planted")]
+    #[arg(long)]
+    skip_log_sync: bool,
     /// Go on after a violation.
     #[arg(long)]
     keep_going: bool,
@@ -47,7 +51,13 @@ fn main() -> ExitCode {
             .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
             .init();
     }
-    let options = Options { print: arguments.trace, calm: arguments.calm, seconds: arguments.seconds };
+    let options = Options {
+        print: arguments.trace,
+        calm: arguments.calm,
+        seconds: arguments.seconds,
+        #[cfg(feature = "planted")]
+        skip_log_sync: arguments.skip_log_sync,
+    };
     let (from, to) = match (arguments.seed, arguments.seeds) {
         (Some(seed), _) => (seed, seed + 1),
         (None, Some(range)) => range,

@@ -283,7 +283,7 @@ impl World {
         }
         let clients = &mut self.clients;
         let route = clients.list[client].routes.find(&key)?.clone();
-        let replica = !wish.is_write() && clients.rng.chance(1, 10);
+        let replica = !wish.is_write() && clients.rng.chance(self.profile.replica_read_percent, 100);
         let leader = route.leader.and_then(|id| route.region.peer(id));
         let peer = match leader {
             Some(peer) if !replica => *peer,
@@ -358,8 +358,12 @@ impl World {
                 self.retry(client);
             }
             Outcome::Unreachable | Outcome::Unknown => {
-                let routes = &mut self.clients.list[client].routes;
-                routes.set_leader(attempt.context.region, None);
+                let forget = self.clients.rng.chance(1, 2);
+                let (routes, region) = (&mut self.clients.list[client].routes, attempt.context.region);
+                routes.set_leader(region, None);
+                if forget {
+                    routes.forget(region);
+                }
                 self.retry(client);
             }
         }

@@ -121,6 +121,10 @@ impl Host {
 
     fn new(id: StoreId, profile: &Profile, global: &GlobalTime, rng: &mut Prng) -> Self {
         let engine = MemEngine::new(rng.next_u64());
+        #[cfg(feature = "planted")]
+        if profile.skip_log_sync {
+            engine.plant_skip_log_sync();
+        }
         let drift_max = profile.drift_ppm_max;
         let drift_ppm = rng.below(2 * drift_max + 1) as i64 - drift_max as i64;
         let offset_us = rng.below(1_000_000_000);

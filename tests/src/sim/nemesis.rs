@@ -156,6 +156,17 @@ impl World {
         });
     }
 
+    /// Loses a machine for good, with its disk; another one will ask to join in its place.
+    pub fn lose_store(&mut self) {
+        let all: Vec<StoreId> = self.hosts.keys().copied().collect();
+        let id = *self.nemesis.rng.pick(&all);
+        self.stop(id, "the machine is lost");
+        self.hosts.remove(&id);
+        self.operator.peers.remove(&id);
+        self.stats.lost += 1;
+        self.plan(0, Event::Join);
+    }
+
     // ---- network and disks ----
 
     fn cut(&mut self, id: StoreId, one_way: bool) {
@@ -203,13 +214,17 @@ impl World {
     }
 
     pub(super) fn repair_disk(&mut self, id: StoreId) {
-        self.hosts[&id].engine.set_faults(Faults::none());
+        if let Some(host) = self.hosts.get(&id) {
+            host.engine.set_faults(Faults::none());
+        }
     }
 
     // ---- regions ----
 
     fn disturb_region(&mut self, fault: Fault) {
-        let led: Vec<PeerStatus> = self.operator.leaders().cloned().collect();
+        let splittable = |s: &&PeerStatus| s.region.space == Space::User && s.region.id != RegionId::SENTINEL;
+        let wanted = |s: &&PeerStatus| fault != Fault::Split || splittable(s);
+        let led: Vec<PeerStatus> = self.operator.leaders().filter(wanted).cloned().collect();
         if led.is_empty() {
             return;
         }
@@ -229,9 +244,6 @@ impl World {
     }
 
     fn split(&mut self, status: &PeerStatus) {
-        if status.region.space == Space::Meta || status.region.id == RegionId::SENTINEL {
-            return;
-        }
         let mut keys: Vec<Bytes> = (0..1 + self.nemesis.rng.below(2))
             .map(|_| key_bytes(self.nemesis.rng.index(self.profile.keys)))
             .filter(|key| status.region.range.contains(key) && *key > status.region.range.start)

@@ -79,6 +79,10 @@ pub struct Profile {
     pub replicas: usize,
     /// Clients.
     pub clients: usize,
+    /// Share of reads for which any replica is asked.
+    pub replica_read_percent: u64,
+    /// Whether a store is lost for good, and another machine takes its place, after the faults.
+    pub wipe: bool,
     /// Keys that clients use.
     pub keys: usize,
     /// Largest value in bytes.
@@ -97,6 +101,9 @@ pub struct Profile {
     pub net: NetProfile,
     /// What the nemesis may do.
     pub faults: Vec<Fault>,
+    /// Test only: disks report a sync of `log` without doing it.
+    #[cfg(feature = "planted")]
+    pub skip_log_sync: bool,
     /// What all stores have in common; each draws its own seed and workers.
     pub config: StoreConfig,
 }
@@ -107,20 +114,28 @@ impl Profile {
         let stores = *rng.pick(&[3, 3, 3, 3, 3, 3, 4, 5, 5, 1]);
         let faults = FAULTS.iter().filter(|(_, share)| rng.chance(*share, 100)).map(|(f, _)| *f).collect();
         let replicas = if stores >= 5 && rng.chance(1, 3) { 5 } else { 3 };
-        let config = draw_config(rng, replicas);
+        let wipe = stores >= 3 && rng.chance(1, 6);
+        let mut config = draw_config(rng, replicas);
+        if wipe {
+            config.placement.store_gone_ms = 6_000;
+        }
         Self {
             stores,
+            wipe,
             replicas: replicas.min(stores as usize),
             clients: rng.range(1..7) as usize,
-            keys: *rng.pick(&[2, 6, 12, 24]),
+            replica_read_percent: *rng.pick(&[0, 10, 40]),
+            keys: *rng.pick(&[2, 6, 12, 24, 60]),
             value_bytes_max: *rng.pick(&[16, 100, 600]),
-            think_us_max: *rng.pick(&[3_000, 20_000, 100_000]),
+            think_us_max: *rng.pick(&[1_000, 5_000, 30_000, 100_000]),
             chaos_us: rng.range(2_000..7_000) * 1_000,
-            nemesis_us_max: *rng.pick(&[200_000, 600_000, 1_500_000]),
+            nemesis_us_max: *rng.pick(&[100_000, 300_000, 800_000, 2_000_000]),
             turn_us_max: *rng.pick(&[10, 100, 1_000, 4_000]),
             drift_ppm_max: *rng.pick(&[0, 200, 5_000]),
             net: draw_net(rng),
             faults,
+            #[cfg(feature = "planted")]
+            skip_log_sync: false,
             config,
         }
     }

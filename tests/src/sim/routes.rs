@@ -48,10 +48,12 @@ impl Routes {
         self.by_start.insert(region.range.start.clone(), Route { region, leader });
     }
 
-    /// Notes who leads; `None` = unknown.
+    /// Notes who leads; `None` = unknown. A leader that the cached region does not name shows that it is old.
     pub fn set_leader(&mut self, region: RegionId, leader: Option<Peer>) {
+        let unknown = |route: &Route| leader.is_some_and(|p| route.region.peer(p.id).is_none());
+        self.by_start.retain(|_, route| route.region.id != region || !unknown(route));
         for route in self.by_start.values_mut().filter(|r| r.region.id == region) {
-            route.leader = leader.map(|p| p.id).filter(|id| route.region.peer(*id).is_some());
+            route.leader = leader.map(|p| p.id);
         }
     }
 

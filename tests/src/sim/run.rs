@@ -29,6 +29,9 @@ pub struct Options {
     pub calm: bool,
     /// Simulated seconds with faults; 0 = as the seed draws.
     pub seconds: u64,
+    /// Test only: disks report a sync of `log` without doing it.
+    #[cfg(feature = "planted")]
+    pub skip_log_sync: bool,
 }
 
 /// What became of a seed.
@@ -58,6 +61,10 @@ pub fn run_seed(seed: u64, options: Options) -> Outcome {
         profile.chaos_us = options.seconds * 1_000_000;
     }
     let mut world = World::new(seed, profile, options.print);
+    #[cfg(feature = "planted")]
+    if options.skip_log_sync {
+        world.skip_log_sync();
+    }
     if options.print {
         println!("{:#?}", world.profile);
     }
@@ -92,6 +99,17 @@ fn play(world: &mut World) {
     if !world.come_to_rest() {
         return;
     }
+    if world.profile.wipe {
+        world.clients.stopped = false;
+        world.start_clients();
+        world.lose_store();
+        let end = world.now_us() + WARM_UP_US;
+        world.run_until(end);
+        world.clients.stopped = true;
+        if !world.come_to_rest() {
+            return;
+        }
+    }
     world.read_everything();
     if world.come_to_rest() {
         let verdict = world.judge();
@@ -123,6 +141,9 @@ impl World {
 
     /// Why the cluster is not at rest.
     fn unrest(&self) -> Option<String> {
+        if (self.hosts.len() as u64) < self.profile.stores {
+            return Some("a machine has not joined".into());
+        }
         if !self.clients.are_idle() {
             return Some(format!("clients wait: {}", self.clients.waiting().join(", ")));
         }
@@ -176,7 +197,11 @@ impl World {
             }
         }
         check_tiling(self.operator.leaders().map(|s| &*s.region))?;
-        let forgotten = self.clients.open.iter().find(|(_, (id, life))| self.hosts[id].life == *life);
+        let forgotten = self
+            .clients
+            .open
+            .iter()
+            .find(|(_, (id, life))| self.hosts.get(id).is_some_and(|host| host.life == *life));
         if let Some((call, (store, _))) = forgotten {
             return Err(format!("store {store} never answered call {}", call.0));
         }

@@ -33,13 +33,15 @@ pub struct Stats {
     pub pauses: u64,
     /// Cuts of the network.
     pub cuts: u64,
+    /// Machines lost for good.
+    pub lost: u64,
     /// Stores that stopped because their disk failed.
     pub fatal: u64,
 }
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 16] {
+    pub fn list(&self) -> [(&'static str, u64); 17] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -56,6 +58,7 @@ impl Stats {
             ("power cuts", self.power_cuts),
             ("pauses", self.pauses),
             ("cuts", self.cuts),
+            ("lost", self.lost),
             ("fatal", self.fatal),
         ]
     }
@@ -88,6 +91,7 @@ impl Stats {
         self.power_cuts += other.power_cuts;
         self.pauses += other.pauses;
         self.cuts += other.cuts;
+        self.lost += other.lost;
         self.fatal += other.fatal;
     }
 }

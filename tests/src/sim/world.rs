@@ -103,6 +103,8 @@ pub struct World {
     pub effects: Effects,
     /// Machines by store id.
     pub hosts: BTreeMap<StoreId, Host>,
+    /// Machines that ever were part of the cluster.
+    machines: u64,
     /// The network.
     pub network: Network,
     /// Clients and their history.
@@ -141,6 +143,7 @@ impl World {
             planned: 0,
             effects: Effects::default(),
             hosts,
+            machines: 1,
             agreement: Arc::default(),
             trace: Trace::new(print),
             stats: Stats::default(),
@@ -278,7 +281,7 @@ impl World {
             return;
         }
         let asked = *self.rng.pick(&running);
-        let machine = members + 1;
+        let machine = self.machines + 1;
         let (effects, life) = (self.effects.clone(), self.hosts[&asked].life);
         let done = Box::new(move |reply| effects.push(asked, life, Effect::Joined { machine, reply }));
         if let Some(store) = self.hosts[&asked].store() {
@@ -294,12 +297,20 @@ impl World {
         if !reply.refused.is_empty() {
             return self.violate(format!("machine {machine} may not join: {}", reply.refused));
         }
-        if id == StoreId::ZERO || self.hosts.contains_key(&id) {
+        if id == StoreId::ZERO || machine <= self.machines {
             return;
         }
+        self.machines += 1;
         let host = Host::join(id, machine, &self.profile, &self.global, &mut self.rng);
         self.hosts.insert(id, host);
         self.start(id);
+    }
+
+    /// Test only: no disk syncs `log` any more, from the founder's on.
+    #[cfg(feature = "planted")]
+    pub(super) fn skip_log_sync(&mut self) {
+        self.profile.skip_log_sync = true;
+        self.hosts.values().for_each(|host| host.engine.plant_skip_log_sync());
     }
 
     // ---- turns ----
