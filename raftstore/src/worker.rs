@@ -32,13 +32,15 @@ pub(crate) struct Env {
     pub outbox: Outbox,
     /// Time of the turn.
     pub now: Time,
+    /// A led region is new or changed its shape: placement, and so clients, are told before the turn ends.
+    pub report_led: bool,
     number: u64,
     incarnations: u64,
 }
 
 impl Env {
     pub(crate) fn new(shared: Arc<Shared>, outbox: Outbox, number: u64) -> Self {
-        Self { shared, outbox, now: Time::default(), number, incarnations: 0 }
+        Self { shared, outbox, now: Time::default(), report_led: false, number, incarnations: 0 }
     }
 
     /// A life that no peer of this process had before.
@@ -484,6 +486,9 @@ impl Turn for RaftWorker {
             self.tick();
         }
         self.drive_touched();
+        if std::mem::take(&mut self.env.report_led) {
+            self.report_led(false);
+        }
         self.env.outbox.flush(now);
         !self.mailbox.is_empty()
     }

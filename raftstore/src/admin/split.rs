@@ -58,6 +58,7 @@ impl Peer {
     /// The region was cut: the children start, callers learn the new shapes.
     pub(crate) fn on_split(&mut self, regions: Vec<Region>, done: Option<AdminDone>, env: &mut Env) {
         let led = self.is_leader();
+        env.report_led = true;
         self.lease.revoke(&env.shared.delegates, self.region.id);
         self.pending_split = None;
         env.shared.ranges.lock().split(&regions);

@@ -284,6 +284,8 @@ fn core_config(config: &StoreConfig, id: PeerId, applied: Index, region: RegionI
     core.inflight_bytes_max = config.inflight_bytes_max;
     core.check_quorum = true;
     core.pre_vote = true;
+    // Without it a peer that does not know a membership change to be committed may be the only one that can lead.
+    core.commit_fast_forward = true;
     core.read_only = ReadOnlyOption::Safe;
     core.disable_proposal_forwarding = true;
     core.seed = config.seed ^ id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ region.0.rotate_left(32);

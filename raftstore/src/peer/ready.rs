@@ -295,7 +295,9 @@ impl Peer {
         let at = (self.node.commit(), self.applied.index);
         self.lease.advance(at.0, at.1);
         if self.has_applied_own_term() && !self.split_in_flight() {
-            self.lease.publish(&env.shared.delegates, &self.region, self.me.id, self.node.term(), at);
+            let term = self.node.term();
+            let news = self.lease.publish(&env.shared.delegates, &self.region, self.me.id, term, at);
+            env.report_led |= news;
         }
         self.grant_reads(env);
     }

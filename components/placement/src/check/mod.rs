@@ -51,7 +51,11 @@ pub fn check(
 /// or it had time enough to.
 pub fn is_report_complete(view: &ClusterView, config: &PlacementConfig, now_ms: u64) -> bool {
     now_ms.saturating_sub(view.since_ms()) >= config.report_wait_ms
-        || view.stores().all(|s| s.record.state == StoreState::Tombstone || s.has_reported)
+        || view.stores().all(|s| {
+            // A disk whose address another one took over will not report.
+            let is_replaced = s.record.state == StoreState::Offline && s.record.address.is_empty();
+            s.record.state == StoreState::Tombstone || is_replaced || s.has_reported
+        })
 }
 
 /// Stores being drained that no known region has a peer on: they may become tombstones. Empty unless every store

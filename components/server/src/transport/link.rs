@@ -275,14 +275,32 @@ mod tests {
         let link = Link::new(StoreId(2), 1_200);
         assert!(link.push(frame(5_000)), "larger than the queue, but alone");
         assert!(!link.push(frame(10)));
-        assert!(link.pop().is_some());
+        assert!(link.pop().is_ok());
         assert!(link.push(frame(300)));
         assert!(link.push(frame(300)));
         assert!(!link.push(frame(300)));
         assert_eq!(link.queue.lock().bytes, 2 * frame_bytes(&frame(300)));
         link.clear();
-        assert!(link.pop().is_none());
+        assert_eq!(link.pop(), Err(None));
         assert_eq!(link.queue.lock().bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn heartbeats_wait_for_company_and_leave_with_what_is_urgent() {
+        let link = Link::new(StoreId(2), 10_000);
+        let heartbeats = || StoreFrame {
+            heartbeats: Some(pb::Heartbeats { region_id: vec![1], ..Default::default() }),
+            ..Default::default()
+        };
+        link.push(heartbeats());
+        link.push(heartbeats());
+        assert!(matches!(link.pop(), Err(Some(_))), "they may be joined by others");
+        link.push(frame(10));
+        let sent = link.next().await;
+        assert_eq!(sent.messages, frame(10).messages);
+        assert_eq!(sent.heartbeats.map(|h| h.region_id), Some(vec![1, 1]));
+        link.push(heartbeats());
+        assert_eq!(link.next().await, heartbeats(), "alone in the end");
     }
 
     #[tokio::test]

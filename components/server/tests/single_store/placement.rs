@@ -129,8 +129,9 @@ async fn a_split_is_told_to_clients_that_know_the_old_region() {
     assert_eq!(store.run_ok(&["get", "z"]).trim_end(), "2");
     let left = store.context(b"a").await;
     let request = rpc::RawScanRequest { context: Some(left.clone()), limit: 9, ..Default::default() };
-    let pairs = tikv.raw_scan(request).await.unwrap().into_inner().kvs;
-    assert_eq!(pairs.len(), 1, "a scan ends with its region");
+    let reply = tikv.raw_scan(request).await.unwrap().into_inner();
+    assert_eq!(reply.region_error, None);
+    assert_eq!(reply.kvs.len(), 1, "a scan ends with its region");
     let request = rpc::RawDeleteRangeRequest {
         context: Some(left),
         start_key: "a".into(),
