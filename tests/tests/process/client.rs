@@ -82,11 +82,13 @@ fn make_trouble(cluster: &mut Cluster, progress: &Progress) -> Trouble {
         if let (RESTART_ROUND, Some(victim)) = (round, killed) {
             cluster.restart(victim);
         }
-        let at = choices.below(splits.len() as u64) as usize;
         // While a store is down or a leader new, a command may fail; it is tried again in a later round.
-        if cluster.try_split(&splits[at]).is_ok() {
-            trouble.splits += 1;
-            splits.swap_remove(at);
+        if !splits.is_empty() {
+            let at = choices.below(splits.len() as u64) as usize;
+            if cluster.try_split(&splits[at]).is_ok() {
+                trouble.splits += 1;
+                splits.swap_remove(at);
+            }
         }
         let regions = cluster.regions();
         let region = &regions[choices.below(regions.len() as u64) as usize];

@@ -22,7 +22,7 @@ pub fn busy_stores() -> Settings {
 /// In every other cycle the stores fail once more while they come back: as soon as one of them has a process that
 /// answers, which is before its regions serve.
 pub fn start_in_vain(cluster: &mut Cluster, cycle: usize) -> bool {
-    if cycle % 2 == 0 {
+    if cycle.is_multiple_of(2) {
         return false;
     }
     for i in 0..cluster.addresses().len() {
@@ -37,7 +37,7 @@ pub fn start_in_vain(cluster: &mut Cluster, cycle: usize) -> bool {
 fn no_acknowledged_write_is_lost_when_all_stores_are_killed_under_load() {
     let mut cluster = Cluster::start(3, busy_stores());
     let ledger = Arc::new(Ledger::default());
-    for cycle in 0..cycles(5) {
+    for cycle in 0..cycles(8) {
         let load = Load::start(&cluster.addresses(), &ledger);
         load.wait_acks(writes_before(cycle));
         cluster.kill9_all();

@@ -54,7 +54,7 @@ fn settings() -> Settings {
 fn no_acknowledged_write_is_lost_when_all_stores_lose_power_under_load() {
     let mut cluster = Cluster::start(STORES, settings());
     let ledger = Arc::new(Ledger::default());
-    for cycle in 0..cycles(5) {
+    for cycle in 0..cycles(8) {
         let violations = cut_power(&mut cluster, &ledger, cycle);
         assert_eq!(violations, [], "after cut {cycle} and {} acknowledged writes", ledger.acks());
         ledger.settle();
