@@ -22,15 +22,21 @@ pub enum Failover {
 /// Why no address gave an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
-    /// No address accepted a connection.
-    #[error("none of {} answers", .addresses.join(", "))]
+    /// No address accepted a connection and kept it until it had answered.
+    #[error("none of {} answers{}", .addresses.join(", "), last_words(.last))]
     Unreachable {
         /// All addresses tried.
         addresses: Vec<String>,
+        /// How the last connection failed; `None` if there was none.
+        last: Option<Box<Status>>,
     },
     /// The service's last answer.
     #[error("{}: {}", .0.code(), .0.message())]
     Status(Box<Status>),
+}
+
+fn last_words(last: &Option<Box<Status>>) -> String {
+    last.as_ref().map(|status| format!(": {}: {}", status.code(), status.message())).unwrap_or_default()
 }
 
 /// Addresses of one service. The one that answered last is asked first.
@@ -87,7 +93,7 @@ impl Endpoints {
     /// Makes a call on the first address that works, beginning with the one that worked last.
     ///
     /// # Errors
-    /// [`EndpointError::Unreachable`] if none could be connected; else the last status.
+    /// [`EndpointError::Unreachable`] if no connection brought an answer; else the service's status.
     pub async fn call<R, F, Fut>(&self, failover: Failover, call: F) -> std::result::Result<R, EndpointError>
     where
         F: Fn(Channel) -> Fut,
@@ -121,10 +127,7 @@ impl Endpoints {
             }
             last = Some(status);
         }
-        Err(match last {
-            Some(status) => EndpointError::Status(Box::new(status)),
-            None => EndpointError::Unreachable { addresses },
-        })
+        Err(EndpointError::Unreachable { addresses, last: last.map(Box::new) })
     }
 
     async fn channel(&self, address: &str) -> Option<Channel> {
