@@ -46,7 +46,7 @@ impl Peer {
             })
             .collect();
         // Commands gathered so far were checked against the present shape: they go first.
-        self.flush_writes(env);
+        self.propose_gathered(env);
         let data = encode_admin(self.region.epoch, &AdminCommand::Split(parts));
         match self.propose(data, Callers::Admin(done), env.now) {
             Ok(()) => self.pending_split = Some(self.node.last_index()),
@@ -71,6 +71,7 @@ impl Peer {
             }
         }
         self.siblings = regions.iter().filter(|r| r.id != self.region.id).cloned().collect();
+        self.refuse_gathered();
         self.written_bytes = 0;
         if led {
             Counters::add(&env.shared.counters.splits, 1);

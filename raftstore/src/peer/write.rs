@@ -148,7 +148,7 @@ impl Peer {
         }
     }
 
-    fn propose_gathered(&mut self, env: &mut Env) {
+    pub(crate) fn propose_gathered(&mut self, env: &mut Env) {
         let callers = std::mem::take(&mut self.writes.gathered);
         if callers.is_empty() {
             return;
@@ -176,6 +176,16 @@ impl Peer {
         let (index, term) = (self.node.last_index(), self.node.term());
         self.writes.push_proposed(Waiting { index, term, proposed_at: at, callers });
         Ok(())
+    }
+
+    /// The region was cut: what was gathered was checked against the old shape, and an entry carries the version at
+    /// which it is proposed.
+    pub(crate) fn refuse_gathered(&mut self) {
+        self.writes.encoder = CommandsEncoder::default();
+        let error = self.epoch_not_match();
+        for (done, _) in std::mem::take(&mut self.writes.gathered) {
+            done(Err(error.clone()));
+        }
     }
 
     /// This peer no longer leads in the term of its proposals: gathered commands were never proposed; proposed ones
