@@ -223,7 +223,7 @@ mod tests {
         let (mut value, mut clocks) = (Value(0), [0_u64; 8]);
         for i in 0..4_000 {
             let client = rng.index(8);
-            let effect = i * 10 + 5;
+            let effect: u64 = i * 10 + 5;
             let called = clocks[client].max(effect.saturating_sub(rng.below(60)));
             let returned = effect + 1 + rng.below(60);
             clocks[client] = returned + 1;
