@@ -49,6 +49,10 @@ impl Positions {
                 whom()
             ));
         }
+        if !initialised {
+            // Its epoch is a message's; the split that brings it to life may be older.
+            return Ok(());
+        }
         if let Some(before) = self.seen.insert((store, region, peer), now) {
             let back = now.term < before.term
                 || now.commit < before.commit
