@@ -526,6 +526,10 @@ impl Placement {
             }
             for store in &others {
                 self.post(*store, Placed::Heartbeat(beat.clone()));
+                if !self.known.contains_key(store) {
+                    // It may believe that an earlier life of this store, or of this leadership, knows its regions.
+                    self.post(*store, Placed::Ack(pb::RegionAck { boot_id: 0, sequence: 0 }));
+                }
             }
         }
         for store in others {

@@ -49,7 +49,7 @@ impl SimClock {
 
     /// What the clock shows at a global moment.
     pub fn local_us(&self, global_us: u64) -> u64 {
-        let drift = i128::from(global_us) * i128::from(self.drift_ppm) / 1_000_000;
+        let drift = (i128::from(global_us) * i128::from(self.drift_ppm)).div_euclid(1_000_000);
         let local = i128::from(self.offset_us) + i128::from(global_us) + drift;
         u64::try_from(local).expect("drift is far below 100 %")
     }
