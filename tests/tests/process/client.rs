@@ -71,15 +71,17 @@ fn make_trouble(cluster: &mut Cluster, progress: &Progress) -> Trouble {
     let mut trouble = Trouble::default();
     let mut choices = Choices::new(0);
     let mut splits = split_keys(WORKERS);
-    let mut killed = None;
+    let mut down = None;
     for round in 0..ROUNDS {
         wait_calls(progress, CALLS_PER_ROUND);
         if round == KILL_ROUND {
             let victim = busiest(cluster);
+            down = Some((victim, progress.batches.blocking_write()));
             cluster.kill9(victim);
-            killed = Some(victim);
         }
-        if let (RESTART_ROUND, Some(victim)) = (round, killed) {
+        if round == RESTART_ROUND
+            && let Some((victim, _batches)) = down.take()
+        {
             cluster.restart(victim);
         }
         // While a store is down or a leader new, a command may fail; it is tried again in a later round.

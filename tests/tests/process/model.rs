@@ -4,7 +4,9 @@
 //! Each worker has keys of its own and waits for one call before the next, so the model knows every outcome: writes
 //! are repeated until they succeed, and each value is written once. Scans are bounded and go forward, and backward
 //! ones stay between two neighbours of the keys at which regions are split: the crate's own errors with other scans are
-//! listed in the protocol notes.
+//! listed in the protocol notes. Batches are not written while a store is down: when the crate cannot look a region up,
+//! it leaves that region's part of the batch out and reports success (`stream::iter(Err(e))`, an empty stream, in
+//! `raw/requests.rs` of 0.4.0, for `batch_put` and `batch_delete`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -14,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use tikv_client::{Error, KvPair, RawClient};
+use tokio::sync::RwLock;
 
 use crate::harness::PATIENCE;
 use crate::load::pace_retry;
@@ -53,6 +56,8 @@ pub struct Progress {
     pub failures: AtomicU64,
     /// Workers are to end.
     pub stop: AtomicBool,
+    /// Held by a batch being written, and exclusively while region look-ups may fail.
+    pub batches: RwLock<()>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,8 +90,17 @@ fn key(worker: u64, i: u64) -> String {
     format!("m{worker:02}/{i:03}")
 }
 
-fn pairs(found: Vec<KvPair>) -> Vec<(String, Vec<u8>)> {
-    found.into_iter().map(|pair| (text(pair.0), pair.1)).collect()
+/// Pairs as they are compared, and shown where they differ.
+fn pairs(found: Vec<KvPair>) -> Vec<(String, String)> {
+    found.into_iter().map(|pair| (text(pair.0), summary(&pair.1))).collect()
+}
+
+/// A value's unique part and its length, which is all that there is to it.
+fn summary(value: &[u8]) -> String {
+    let unique = value.split(|byte| *byte == b'.').next().unwrap_or_default();
+    let rest = &value[unique.len()..];
+    assert!(rest.iter().all(|byte| *byte == b'.'), "a damaged value: {value:?}");
+    format!("{}{}", String::from_utf8_lossy(unique), rest.len())
 }
 
 fn text(key: tikv_client::Key) -> String {
@@ -190,11 +204,11 @@ impl Worker {
         value
     }
 
-    fn expected(&self, range: &Range<String>) -> Vec<(String, Vec<u8>)> {
+    fn expected(&self, range: &Range<String>) -> Vec<(String, String)> {
         if range.is_empty() {
             return Vec::new();
         }
-        self.model.range(range.clone()).map(|(key, entry)| (key.clone(), entry.value.clone())).collect()
+        self.model.range(range.clone()).map(|(key, entry)| (key.clone(), summary(&entry.value))).collect()
     }
 
     fn value(&self, key: &str) -> Option<Vec<u8>> {
@@ -213,6 +227,8 @@ impl Worker {
     }
 
     async fn batch_put(&mut self) {
+        let progress = self.progress.clone();
+        let Ok(_batch) = progress.batches.try_read() else { return self.put().await };
         let with_ttl = self.choices.below(2) == 0;
         let mut batch = BTreeMap::new();
         for key in self.any_keys() {
@@ -239,6 +255,8 @@ impl Worker {
     }
 
     async fn batch_delete(&mut self) {
+        let progress = self.progress.clone();
+        let Ok(_batch) = progress.batches.try_read() else { return self.delete().await };
         let keys = self.any_keys();
         let client = self.client.clone();
         self.call("batch_delete", || client.batch_delete(keys.clone())).await;
@@ -260,7 +278,7 @@ impl Worker {
         let key = self.any_key();
         let client = self.client.clone();
         let found = self.call("get", || client.get(key.clone())).await;
-        assert_eq!(found, self.value(&key), "get {key}");
+        assert_eq!(found.as_deref().map(summary), self.value(&key).as_deref().map(summary), "get {key}");
     }
 
     async fn batch_get(&mut self) {
@@ -268,7 +286,7 @@ impl Worker {
         let client = self.client.clone();
         let found = self.call("batch_get", || client.batch_get(keys.clone())).await;
         let found: BTreeMap<_, _> = pairs(found).into_iter().collect();
-        let value = |key: &String| self.value(key).map(|value| (key.clone(), value));
+        let value = |key: &String| self.value(key).map(|value| (key.clone(), summary(&value)));
         assert_eq!(found, keys.iter().filter_map(value).collect(), "batch_get {keys:?}");
     }
 
@@ -282,7 +300,8 @@ impl Worker {
             (Some(entry), Some(ttl)) => entry.expires && (LONG_TTL_S - 600..=LONG_TTL_S).contains(&ttl),
             _ => false,
         };
-        assert!(is_right, "ttl of {key}: {found:?}, {:?}", self.model.get(&key));
+        let expires = self.model.get(&key).map(|entry| entry.expires);
+        assert!(is_right, "ttl of {key}: {found:?}, {expires:?}");
     }
 
     async fn scan(&mut self) {
@@ -368,11 +387,11 @@ impl Worker {
         // The crate repeats a swap whose answer got lost, and then meets its own value.
         let swapped_before = !swapped && found.as_ref() == Some(&value);
         if !swapped_before {
-            assert_eq!(found, actual, "compare_and_swap {key}");
-            assert_eq!(swapped, previous == actual, "compare_and_swap {key}: {previous:?}, {actual:?}");
+            let wanted = (actual.as_deref().map(summary), previous == actual);
+            assert_eq!((found.as_deref().map(summary), swapped), wanted, "compare_and_swap {key}");
         }
         if swapped || swapped_before {
-            assert_eq!(previous, actual, "compare_and_swap {key}");
+            assert!(previous == actual, "compare_and_swap {key} with the wrong value");
             self.model.insert(key, Entry { value, expires: false });
         }
     }
