@@ -104,7 +104,7 @@ impl Default for StoreConfig {
             snapshot_chunk_bytes: 1 << 20,
             snapshot_timeout_ms: 30_000,
             stale_peer_ms: 60_000,
-            report_ms: 200,
+            report_ms: 250,
             placement: flotilla_placement::PlacementConfig::default(),
             seed: 1,
         }

@@ -102,7 +102,7 @@ impl Outbox {
     pub(crate) fn flush(&mut self, now: Time) {
         if now >= self.next_heartbeat {
             // A little longer than the core's interval, so that a region never misses one.
-            let grid = self.heartbeat_ms * 1_125;
+            let grid = self.heartbeat_ms * 1_250;
             self.next_heartbeat = Time((now.0 / grid + 1) * grid);
             for (to, (requests, responses)) in std::mem::take(&mut self.held) {
                 let (_, frame) = self.frames.entry(to).or_insert_with(|| (0, self.origin.frame(to)));

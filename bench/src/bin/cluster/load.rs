@@ -247,7 +247,7 @@ pub async fn fill(cluster: &Arc<Cluster>, data: Data) -> Result<(), String> {
 /// Whether `key` lies beyond the region of the batch's first key.
 fn leaves_region(cluster: &Cluster, batch: &[(Bytes, Bytes)], key: &Bytes) -> bool {
     let Some((first, _)) = batch.first() else { return false };
-    cluster.route(first).is_some_and(|route| !route.region.end_key.is_empty() && *key >= route.region.end_key)
+    cluster.route(first).is_none_or(|route| !route.region.end_key.is_empty() && *key >= route.region.end_key)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use crate::client::Cluster;
+use crate::client::{Cluster, Route};
 use crate::load::Data;
 
 /// Stores of the cluster.
@@ -100,6 +101,11 @@ impl Reading {
         let cpu_percent = round3((self.cpu_seconds - before.cpu_seconds) / seconds * 100.0);
         Idle { cpu_percent, frames_per_s_per_pair: frames.map(round3) }
     }
+}
+
+/// Ranges of keys between known regions of which no region is known (yet).
+fn gaps(routes: &[Arc<Route>]) -> usize {
+    routes.windows(2).filter(|pair| pair[0].region.end_key != pair[1].region.start_key).count()
 }
 
 fn round3(value: f64) -> f64 {
@@ -237,10 +243,12 @@ impl Stores {
             };
             let placed =
                 routes.iter().filter(|route| voters(&route.region) == STORES && route.leader.id != 0).count();
+            let gaps = gaps(&routes);
             let spread = leaders(cluster).len() == STORES || routes.len() < 2 * STORES;
             let waited = started.elapsed();
             if reloaded.is_ok()
                 && !routes.is_empty()
+                && gaps == 0
                 && placed == routes.len()
                 && (spread || waited > SPREAD_TIMEOUT)
             {
@@ -248,7 +256,7 @@ impl Stores {
             }
             if waited > READY_TIMEOUT {
                 return Err(format!(
-                    "after {} s {placed} of {} regions are placed",
+                    "after {} s {placed} of {} regions are placed, {gaps} are not known",
                     waited.as_secs(),
                     routes.len()
                 ));
