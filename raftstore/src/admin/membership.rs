@@ -1,7 +1,11 @@
 //! Membership: one change at a time, or several through a joint configuration that is left explicitly.
 //!
-//! A voter is never removed in one joint step: it is demoted to a learner, which a simple change then removes. The
-//! entry's context carries the peers as they will be and the epoch it was checked for; core and descriptor change in
+//! A voter is never removed in one step: it is demoted to a learner, which a later change then removes. Otherwise it
+//! could be gone while those that remain have forgotten in a crash that the change is committed, and need its vote by
+//! the membership before. The removal of a learner is proposed under the membership that does without its vote, so
+//! that by its own commit a quorum of that membership holds a commit index that covers the demotion.
+//!
+//! The entry's context carries the peers as they will be and the epoch it was checked for; core and descriptor change in
 //! the same step of the raft worker (trap T19).
 
 use std::sync::Arc;
@@ -179,7 +183,7 @@ fn apply_change(
         }
         PeerChange::Remove(id) => {
             let at = at(peers, id).ok_or("no such peer")?;
-            if joint && peers[at].role != PeerRole::Learner {
+            if peers[at].role != PeerRole::Learner {
                 return Err("demote a voter before it is removed");
             }
             peers.remove(at);
@@ -239,6 +243,7 @@ mod tests {
         assert!(plan(&two, &[]).is_err());
         assert!(plan(&two, &[PeerChange::AddVoter(peer(2, PeerRole::Voter))]).is_err());
         assert!(plan(&two, &[PeerChange::Remove(PeerId(9))]).is_err());
+        assert!(plan(&two, &[PeerChange::Remove(PeerId(2))]).is_err(), "a voter is demoted first");
         let other_on_store = PeerInfo { id: PeerId(9), ..peer(2, PeerRole::Learner) };
         assert!(
             plan(&two, &[PeerChange::AddLearner(other_on_store)]).is_err(),

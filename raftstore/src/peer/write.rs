@@ -191,6 +191,8 @@ impl Peer {
     /// This peer no longer leads in the term of its proposals: gathered commands were never proposed; proposed ones
     /// are decided when their index is applied.
     pub(crate) fn on_lost_leadership(&mut self) {
+        // Its entry may be overwritten. If it is not, a later leadership applies it before it serves anything.
+        self.pending_split = None;
         self.writes.encoder = CommandsEncoder::default();
         let error = self.not_leader();
         for (done, _) in std::mem::take(&mut self.writes.gathered) {

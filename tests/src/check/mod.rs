@@ -2,6 +2,7 @@
 //! on what is wrong, with enough in it to find the place in a trace.
 
 pub mod agreement;
+pub mod expiry;
 pub mod history;
 pub mod leases;
 pub mod linear;

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use flotilla_engine::Prng;
+use flotilla_kv::{Command, Put};
 use flotilla_raftstore::{RegionContext, RequestError};
 use flotilla_region::{KeyRange, PeerId, Region, StoreId, Term};
 
 use super::effects::{Answer, CallId, Life};
-use super::kv::{Command, Value};
+use super::kv::{Value, Written};
 use super::profile::Profile;
 use super::routes::Routes;
 use super::world::{Event, World};
+use crate::check::expiry::Expiries;
 use crate::check::history::{Action, History, Operation};
 
 /// An attempt without an answer for so long is given up; a write's outcome is unknown then.
@@ -27,10 +29,12 @@ pub enum Wish {
     Get(usize),
     /// Read keys `[from, to)`, as far as one region holds them.
     Scan(usize, usize),
-    /// Set a key.
-    Put(usize, Value),
+    /// Set keys, all of one region, together, for so many seconds; 0 = for ever.
+    Put(Vec<(usize, Value)>, u64),
     /// Remove a key.
     Delete(usize),
+    /// Remove keys `[from, to)`, as far as one region holds them.
+    DeleteRange(usize, usize),
     /// Set a key if it has the first value.
     Swap(usize, Value, Value),
 }
@@ -41,9 +45,10 @@ impl Wish {
         match self {
             Self::Get(key)
             | Self::Scan(key, _)
-            | Self::Put(key, _)
             | Self::Delete(key)
+            | Self::DeleteRange(key, _)
             | Self::Swap(key, ..) => *key,
+            Self::Put(pairs, _) => pairs[0].0,
         }
     }
 
@@ -72,6 +77,9 @@ pub struct Attempt {
     pub by_lease: bool,
     /// Whether a follower may answer.
     pub replica: bool,
+    /// The store's wall clock when the attempt arrived. A read hides what has expired by it: a clock that is read after
+    /// the view was taken could hide a value that another one replaced in between.
+    pub arrived_ms: u64,
 }
 
 /// How an attempt ended, as the client sees it.
@@ -103,6 +111,8 @@ pub enum ClientEvent {
     Told(CallId, Outcome),
     /// The client waits no longer.
     TimeOut(CallId),
+    /// A value that a client set for a time may be gone from now on.
+    Expire(usize, Value),
 }
 
 /// An operation under way.
@@ -125,6 +135,8 @@ pub struct Clients {
     list: Vec<Client>,
     rng: Prng,
     keys: usize,
+    /// Every key whose number is a multiple is set for a time now and then, and never swapped; 0 = none is.
+    expiring: usize,
     next_value: u64,
     next_call: u64,
     /// Position in the order of calls and returns.
@@ -135,6 +147,8 @@ pub struct Clients {
     pub open: BTreeMap<CallId, (StoreId, Life)>,
     /// What clients were told.
     pub history: History,
+    /// Until when values live.
+    expiries: Expiries,
     /// No new operations begin.
     pub stopped: bool,
     /// Keys that are still to be read at the end.
@@ -158,12 +172,14 @@ impl Clients {
             list: (0..profile.clients).map(|_| client()).collect(),
             rng,
             keys: profile.keys,
+            expiring: profile.expiring,
             next_value: 1,
             next_call: 1,
             order: 0,
             attempts: BTreeMap::new(),
             open: BTreeMap::new(),
             history: History::default(),
+            expiries: Expiries::default(),
             stopped: false,
             final_reads: Vec::new(),
         }
@@ -172,6 +188,13 @@ impl Clients {
     /// Whether no client waits for anything.
     pub fn are_idle(&self) -> bool {
         self.final_reads.is_empty() && self.list.iter().all(|c| c.underway.is_none())
+    }
+
+    /// An attempt arrived when its store's wall clock showed this.
+    pub(super) fn arrived(&mut self, call: CallId, unix_ms: u64) {
+        if let Some(attempt) = self.attempts.get_mut(&call) {
+            attempt.arrived_ms = unix_ms;
+        }
     }
 
     /// A name for a call.
@@ -192,17 +215,36 @@ impl Clients {
         match self.rng.below(10) {
             0..=3 => Wish::Get(key),
             4 => Wish::Scan(key, (key + 1 + self.rng.index(self.keys)).min(self.keys)),
-            5 | 6 => {
-                self.next_value += 1;
-                Wish::Put(key, value)
+            5 | 6 => self.draw_put(key),
+            7 if self.rng.chance(1, 3) => Wish::Delete(key),
+            7 if self.rng.chance(1, 8) => {
+                Wish::DeleteRange(key, (key + 1 + self.rng.index(4)).min(self.keys))
             }
-            7 if self.rng.chance(1, 2) => Wish::Delete(key),
+            _ if self.expires(key) => self.draw_put(key),
             _ => {
                 self.next_value += 1;
                 let seen = self.list[client].seen.get(&key).copied().unwrap_or_default();
                 Wish::Swap(key, seen, value)
             }
         }
+    }
+
+    /// Whether values of a key may live for a time. A compare-and-swap goes by the time of its entry and a read by
+    /// the reader's, so that such keys are never swapped: no single order of both need exist.
+    fn expires(&self, key: usize) -> bool {
+        self.expiring > 0 && key.is_multiple_of(self.expiring)
+    }
+
+    /// One pair, or a few of neighbouring keys.
+    fn draw_put(&mut self, key: usize) -> Wish {
+        let for_a_time = self.expires(key) && self.rng.chance(3, 4);
+        let ttl_s = if for_a_time { 1 + self.rng.below(2) } else { 0 };
+        let count = if !for_a_time && self.rng.chance(1, 4) { 1 + self.rng.index(4) } else { 1 };
+        let pairs = (key..(key + count).min(self.keys)).map(|key| {
+            self.next_value += 1;
+            (key, Value(self.next_value - 1))
+        });
+        Wish::Put(pairs.collect(), ttl_s)
     }
 
     fn next_order(&mut self) -> u64 {
@@ -235,6 +277,10 @@ impl World {
             ClientEvent::ReadOn(call, life) => self.read_on(call, life),
             ClientEvent::Told(call, outcome) => self.on_told(call, outcome),
             ClientEvent::TimeOut(call) => self.on_told(call, Outcome::Unknown),
+            ClientEvent::Expire(key, value) => {
+                let order = self.clients.next_order();
+                self.clients.history.add(key, Expiries::operation(order, value));
+            }
         }
     }
 
@@ -250,6 +296,11 @@ impl World {
         };
         let (called, began_us) = (clients.next_order(), self.global.now_us());
         self.trace.note(began_us, &[10, client as u64, called], || format!("client {client} wants {wish:?}"));
+        if let Wish::Put(pairs, ttl_s @ 1..) = &wish {
+            for (key, value) in pairs.clone() {
+                self.plan(ttl_s * 1_000_000, Event::Client(ClientEvent::Expire(key, value)));
+            }
+        }
         self.clients.list[client].underway = Some(Underway { wish, called, began_us });
         self.attempt(client);
     }
@@ -289,18 +340,8 @@ impl World {
             Some(peer) if !replica => *peer,
             _ => *clients.rng.pick(&route.region.peers),
         };
-        let padding = self.profile.value_bytes_max;
-        let command = match &wish {
-            Wish::Put(_, value) | Wish::Swap(_, _, value) => {
-                let stored = value.encode((value.0.wrapping_mul(7_919) % padding) as usize);
-                match &wish {
-                    Wish::Swap(_, expected, _) => Command::Swap(key, *expected, stored).encode(),
-                    _ => Command::Put(key, stored).encode(),
-                }
-            }
-            Wish::Delete(_) => Command::Delete(key).encode(),
-            Wish::Get(_) | Wish::Scan(..) => Bytes::new(),
-        };
+        let wish = clipped(wish, &route.region.range);
+        let command = command_of(&wish, &route.region.range, self.profile.value_bytes_max);
         let named = if clients.rng.chance(1, 2) { peer.id } else { PeerId::ZERO };
         let context = RegionContext {
             region: route.region.id,
@@ -309,7 +350,8 @@ impl World {
             term: Term::ZERO,
         };
         let (by_lease, range) = (clients.rng.chance(3, 4), route.region.range);
-        Some(Attempt { client, wish, store: peer.store, context, range, command, by_lease, replica })
+        let (store, arrived_ms) = (peer.store, 0);
+        Some(Attempt { client, wish, store, context, range, command, by_lease, replica, arrived_ms })
     }
 
     /// Sends an outcome back to the client.
@@ -417,10 +459,16 @@ impl World {
                 returned: if known { returned } else { u64::MAX },
                 action,
             };
+            if let (Wish::Put(pairs, ttl_s @ 1..), true) = (&attempt.wish, known) {
+                let gone_us = now + ttl_s * 1_000_000;
+                pairs.iter().for_each(|(_, value)| self.clients.expiries.written(*value, gone_us));
+            }
             match self.observed(client, &attempt, outcome) {
                 Ok(seen) => {
                     for (key, action) in seen {
                         self.clients.history.add(key, operation(action));
+                        let alive = self.clients.expiries.check(key, action, underway.began_us);
+                        alive.unwrap_or_else(|what| self.violate(what));
                     }
                 }
                 Err(what) => self.violate(what),
@@ -444,29 +492,33 @@ impl World {
         outcome: Outcome,
     ) -> Result<Vec<(usize, Action)>, String> {
         let seen = &mut self.clients.list[client].seen;
+        let written = match &outcome {
+            Outcome::Written(reply) => Some(Written::decode(reply.clone())?),
+            _ => None,
+        };
         match (&attempt.wish, outcome) {
-            (Wish::Put(key, value), _) => {
-                seen.insert(*key, *value);
-                Ok(vec![(*key, Action::Write(*value))])
+            (Wish::Put(pairs, _), _) => {
+                seen.extend(pairs.iter().copied());
+                Ok(pairs.iter().map(|(key, value)| (*key, Action::Write(*value))).collect())
             }
             (Wish::Delete(key), _) => {
                 seen.insert(*key, Value(0));
                 Ok(vec![(*key, Action::Write(Value(0)))])
             }
-            (Wish::Swap(key, expected, value), Outcome::Written(reply)) => match reply.first() {
-                Some(1) => {
+            (Wish::DeleteRange(from, to), _) => {
+                let held = (*from..*to).filter(|key| attempt.range.contains(&key_bytes(*key)));
+                Ok(held.map(|key| (key, Action::Write(Value(0)))).collect())
+            }
+            (Wish::Swap(key, expected, value), Outcome::Written(_)) => match written {
+                Some(Written::Swapped) => {
                     seen.insert(*key, *value);
                     Ok(vec![(*key, Action::Swap(*expected, *value))])
                 }
-                _ => {
-                    let number = reply.get(1..9).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
-                    let current = Value(number.ok_or("a compare-and-swap got a malformed reply")?);
-                    if current == *expected {
-                        return Err(format!("a compare-and-swap of key {key} failed on the expected value"));
-                    }
+                Some(Written::Found(current)) if current != *expected => {
                     seen.insert(*key, current);
                     Ok(vec![(*key, Action::Read(current))])
                 }
+                _ => Err(format!("a compare-and-swap of key {key} failed on the expected value")),
             },
             (Wish::Swap(key, expected, value), _) => Ok(vec![(*key, Action::Swap(*expected, *value))]),
             (Wish::Get(_) | Wish::Scan(..), Outcome::Read(range, pairs)) => {
@@ -480,6 +532,41 @@ impl World {
             }
             (Wish::Get(_) | Wish::Scan(..), _) => Ok(Vec::new()),
         }
+    }
+}
+
+/// A write of several keys, as far as the region holds them; the first one it does.
+fn clipped(wish: Wish, range: &KeyRange) -> Wish {
+    match wish {
+        Wish::Put(mut pairs, ttl_s) => {
+            pairs.retain(|(key, _)| range.contains(&key_bytes(*key)));
+            Wish::Put(pairs, ttl_s)
+        }
+        other => other,
+    }
+}
+
+/// The state machine's command for a wish, nothing for reads.
+fn command_of(wish: &Wish, range: &KeyRange, padding_max: u64) -> Bytes {
+    let stored = |value: &Value| value.encode((value.0.wrapping_mul(7_919) % padding_max) as usize);
+    match wish {
+        Wish::Put(pairs, ttl_s) => {
+            let pairs: Vec<(Bytes, Bytes)> =
+                pairs.iter().map(|(key, value)| (key_bytes(*key), stored(value))).collect();
+            let puts = pairs.iter().map(|(key, value)| Put { key, value, ttl_s: *ttl_s });
+            Command::Put(puts.collect()).encode()
+        }
+        Wish::Swap(key, expected, value) => {
+            let (key, new, old) = (key_bytes(*key), stored(value), stored(expected));
+            let expected = (*expected != Value(0)).then_some(&old[..]);
+            Command::CompareAndSwap { key: &key, expected, new: Some((&new, 0)) }.encode()
+        }
+        Wish::Delete(key) => Command::Delete(vec![&key_bytes(*key)]).encode(),
+        Wish::DeleteRange(from, to) => {
+            let part = KeyRange::new(key_bytes(*from), key_bytes(*to)).intersect(range);
+            Command::DeleteRange { start: &part.start, end: &part.end }.encode()
+        }
+        Wish::Get(_) | Wish::Scan(..) => Bytes::new(),
     }
 }
 

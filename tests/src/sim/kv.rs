@@ -1,9 +1,10 @@
-//! The simulator's own state machine: put, delete and compare-and-swap of unique values.
+//! The raw key-value state machine under the simulator: unique values, and every apply told to a checker.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
+use flotilla_kv::Reply;
 use flotilla_raftstore::{ApplyContext, ApplyView, MachineError, StateMachine};
 use flotilla_region::RegionId;
 
@@ -28,61 +29,37 @@ impl Value {
     }
 }
 
-/// A command of the state machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Sets a key.
-    Put(Bytes, Bytes),
-    /// Removes a key.
-    Delete(Bytes),
-    /// Sets a key if its value is the expected one; `Value(0)` expects none.
-    Swap(Bytes, Value, Bytes),
+/// The reply to a write, as its client understands it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// Everything was written.
+    Done,
+    /// A compare-and-swap found what it expected.
+    Swapped,
+    /// It found this instead.
+    Found(Value),
 }
 
-impl Command {
-    /// Serialised form.
-    pub fn encode(&self) -> Bytes {
-        let mut out = Vec::new();
-        match self {
-            Self::Put(key, value) => {
-                out.put_u8(1);
-                put_bytes(&mut out, key);
-                out.put_slice(value);
+impl Written {
+    /// Reads a reply.
+    ///
+    /// # Errors
+    /// The reply is malformed, or says that the region does not hold a key: the epoch was checked, so it must.
+    pub fn decode(reply: Bytes) -> Result<Self, String> {
+        match Reply::decode(reply) {
+            Some(Reply::Done) => Ok(Self::Done),
+            Some(Reply::Swapped { succeeded: true, .. }) => Ok(Self::Swapped),
+            Some(Reply::Swapped { succeeded: false, previous: None }) => Ok(Self::Found(Value(0))),
+            Some(Reply::Swapped { succeeded: false, previous: Some(bytes) }) => {
+                let found = Value::decode(&bytes).ok_or("a compare-and-swap found a strange value")?;
+                Ok(Self::Found(found))
             }
-            Self::Delete(key) => {
-                out.put_u8(2);
-                put_bytes(&mut out, key);
+            Some(Reply::Outside(key, range)) => {
+                Err(format!("an entry of a region was applied to key {key:?} outside of {range:?}"))
             }
-            Self::Swap(key, expected, value) => {
-                out.put_u8(3);
-                put_bytes(&mut out, key);
-                out.put_u64(expected.0);
-                out.put_slice(value);
-            }
-        }
-        out.into()
-    }
-
-    fn decode(mut data: &[u8]) -> Option<Self> {
-        let kind = data.try_get_u8().ok()?;
-        let len = data.try_get_u32().ok()? as usize;
-        let (key, mut rest) = data.split_at_checked(len)?;
-        let key = Bytes::copy_from_slice(key);
-        match kind {
-            1 => Some(Self::Put(key, Bytes::copy_from_slice(rest))),
-            2 => Some(Self::Delete(key)),
-            3 => {
-                let expected = Value(rest.try_get_u64().ok()?);
-                Some(Self::Swap(key, expected, Bytes::copy_from_slice(rest)))
-            }
-            _ => None,
+            None => Err("a write got a malformed reply".into()),
         }
     }
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.put_u32(bytes.len() as u32);
-    out.put_slice(bytes);
 }
 
 /// The state machine of one life of one store. It tells the agreement checker what it applies.
@@ -113,29 +90,7 @@ impl StateMachine for KvMachine {
         command: &[u8],
         view: &mut ApplyView<'_>,
     ) -> Result<Bytes, MachineError> {
-        let decoded = Command::decode(command).ok_or(MachineError::UnknownCommand)?;
-        let reply = match &decoded {
-            Command::Put(key, value) => {
-                view.put(key, value);
-                Bytes::new()
-            }
-            Command::Delete(key) => {
-                view.delete(key);
-                Bytes::new()
-            }
-            Command::Swap(key, expected, value) => {
-                let stored = view.get(key)?;
-                let current = stored.map_or(Value(0), |v| Value::decode(&v).unwrap_or(Value(u64::MAX)));
-                if current == *expected {
-                    view.put(key, value);
-                    Bytes::from_static(&[1])
-                } else {
-                    let mut out = vec![0];
-                    out.put_u64(current.0);
-                    out.into()
-                }
-            }
-        };
+        let reply = flotilla_kv::KvMachine.apply(context, command, view)?;
         let ordinal = self.ordinal(context.region.id, context.index.0);
         self.agreement.lock().expect("one thread").on_apply(context, ordinal, command, &reply);
         Ok(reply)
@@ -147,17 +102,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_and_values_survive_encoding() {
+    fn values_survive_encoding() {
         let value = Value(7).encode(5);
         assert_eq!(Value::decode(&value), Some(Value(7)));
         assert_eq!(Value::decode(&value[..4]), None);
-        let key = Bytes::from_static(b"k");
-        for command in [
-            Command::Put(key.clone(), value.clone()),
-            Command::Delete(key.clone()),
-            Command::Swap(key, Value(3), value),
-        ] {
-            assert_eq!(Command::decode(&command.encode()), Some(command));
-        }
+        assert_eq!(Value::decode(&Value(8).encode(5)[..8]), Some(Value(8)), "padding may be empty");
     }
 }

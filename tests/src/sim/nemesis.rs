@@ -256,7 +256,7 @@ impl World {
         self.administer(status, AdminCommand::Split { keys });
     }
 
-    /// Removes a replica (placement makes a new one), or swaps a voter for a learner in one joint step.
+    /// Adds a learner, removes one, demotes a voter (placement brings a new one), or swaps two in one joint step.
     fn move_replica(&mut self, status: &PeerStatus) {
         let region = &status.region;
         let others: Vec<Peer> = region.peers.iter().filter(|p| p.id != status.peer.id).copied().collect();
@@ -272,10 +272,18 @@ impl World {
             ],
             _ if self.nemesis.rng.chance(1, 2) => match self.new_learner(region) {
                 Some(change) => vec![change],
-                None => vec![PeerChange::Remove(gone.id)],
+                None => vec![leave(gone)],
             },
-            _ => vec![PeerChange::Remove(gone.id)],
+            _ => vec![leave(gone)],
         };
         self.administer(status, AdminCommand::ChangePeers(changes));
+    }
+}
+
+/// A voter is demoted, a learner removed.
+fn leave(peer: Peer) -> PeerChange {
+    match peer.role {
+        PeerRole::Learner => PeerChange::Remove(peer.id),
+        _ => PeerChange::AddLearner(Peer { role: PeerRole::Learner, ..peer }),
     }
 }

@@ -85,6 +85,8 @@ pub struct Profile {
     pub wipe: bool,
     /// Keys that clients use.
     pub keys: usize,
+    /// Every key whose number is a multiple of this is set for a time now and then; 0 = none is.
+    pub expiring: usize,
     /// Largest value in bytes.
     pub value_bytes_max: u64,
     /// Pause of a client between operations, at most.
@@ -126,6 +128,7 @@ impl Profile {
             clients: rng.range(1..7) as usize,
             replica_read_percent: *rng.pick(&[0, 10, 40]),
             keys: *rng.pick(&[2, 6, 12, 24, 60]),
+            expiring: *rng.pick(&[0, 0, 1, 3]),
             value_bytes_max: *rng.pick(&[16, 100, 600]),
             think_us_max: *rng.pick(&[1_000, 5_000, 30_000, 100_000]),
             chaos_us: rng.range(2_000..7_000) * 1_000,

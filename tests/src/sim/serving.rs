@@ -1,8 +1,9 @@
 //! Client requests on a store: what a service around [`flotilla_raftstore::Store`] does. Reads under the lease are
 //! three steps with room between them: check, take the view, check again.
 
-use flotilla_raftstore::{LocalRead, ReadGrant, RegionContext, RequestError};
-use flotilla_region::{KeyRange, Space, StoreId, keys};
+use flotilla_kv::{Scan, View};
+use flotilla_raftstore::{Clock, LocalRead, ReadGrant, RegionContext, RequestError};
+use flotilla_region::{KeyRange, Region, StoreId};
 
 use super::clients::{Attempt, ClientEvent, Outcome, Wish, key_bytes};
 use super::effects::{Answer, CallId, Callback, Life};
@@ -21,6 +22,8 @@ impl World {
             let after = host.paused_until_us - now;
             return self.plan(after, Event::Client(ClientEvent::Arrive(call)));
         }
+        let attempt = Attempt { arrived_ms: host.clock.unix_ms(), ..attempt };
+        self.clients.arrived(call, attempt.arrived_ms);
         self.trace.note(now, &[13, call.0, attempt.store.0], || {
             let (store, region) = (attempt.store, attempt.context.region);
             let how = if attempt.replica { " by any replica" } else { "" };
@@ -113,7 +116,7 @@ impl World {
             Some(Reading::Viewed(read, view)) => self.end_lease_read(call, &attempt, read, &*view),
             Some(Reading::Granted(grant)) => {
                 self.stats.index_reads += 1;
-                let outcome = self.read_view(&attempt, &grant.region.range, &*grant.snapshot);
+                let outcome = self.read_view(&attempt, &grant.region, &*grant.snapshot);
                 self.tell(call, outcome);
             }
             None => {}
@@ -129,7 +132,7 @@ impl World {
     ) {
         if read.still_holds(&*self.hosts[&attempt.store].clock) {
             self.stats.lease_reads += 1;
-            let outcome = self.read_view(attempt, &read.region().range, view);
+            let outcome = self.read_view(attempt, read.region(), view);
             return self.tell(call, outcome);
         }
         self.ask_read(call, attempt.store, attempt.context, false);
@@ -139,7 +142,7 @@ impl World {
     fn read_view(
         &mut self,
         attempt: &Attempt,
-        region: &KeyRange,
+        region: &Region,
         view: &dyn flotilla_engine::EngineSnapshot,
     ) -> Outcome {
         let wanted = match attempt.wish {
@@ -151,23 +154,20 @@ impl World {
                 KeyRange::new(key, end)
             }
         };
-        let range = wanted.intersect(region).intersect(&attempt.range);
+        let range = wanted.intersect(&region.range).intersect(&attempt.range);
         if range.is_empty() {
             return Outcome::Refused(RequestError::KeyNotInRegion {
                 key: wanted.start,
                 region: attempt.context.region,
-                range: region.clone(),
+                range: region.range.clone(),
             });
         }
-        let (start, end) = keys::data_bounds(Space::User, &range);
-        let mut pairs = Vec::new();
-        let scanned = view.scan(&start, &end, &mut |key, value| {
-            let pair = (key[1..].to_vec().into(), value.to_vec().into());
-            pairs.push(pair);
-            true
-        });
-        match scanned {
-            Ok(()) => Outcome::Read(range, pairs),
+        let scan = Scan { range: range.clone(), reverse: false, limit: usize::MAX, key_only: false };
+        match View::new(view, region, attempt.arrived_ms).scan(&scan) {
+            Ok(pairs) => {
+                let pairs = pairs.into_iter().map(|pair| (pair.key, pair.value)).collect();
+                Outcome::Read(range, pairs)
+            }
             Err(_) => Outcome::Unknown,
         }
     }
