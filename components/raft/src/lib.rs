@@ -49,7 +49,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! `examples/single_node.rs` and `examples/three_nodes.rs` are larger versions of this.
+//! `examples/single_node.rs` and `examples/three_nodes.rs` are larger versions of this. `examples/kvstore` is a whole
+//! program: a replicated key-value server of three processes, with a log file that survives kills, snapshots and
+//! compaction, linearizable reads, members that join and leave, TCP between peers and HTTP for clients. Start reading
+//! at its `main.rs`.
 //!
 //! # The loop with storage threads
 //!

@@ -56,9 +56,10 @@
 //!
 //! # What is missing
 //!
-//! Sessions that make repeated writes count once; snapshots that are made beside the loop and sent in pieces; appends
-//! that leave before the leader's own sync, and storage threads (`Config::async_storage_writes`); leadership transfer
-//! before a restart; names instead of numeric addresses; encryption, and anything against peers that lie.
+//! Sessions that make repeated writes count once; snapshots that are made beside the loop and sent in pieces (a state
+//! of 256 MiB is too large to be sent); appends that leave before the leader's own sync, and storage threads
+//! (`Config::async_storage_writes`); leadership transfer before a restart; names instead of numeric addresses;
+//! encryption, and anything against peers that lie.
 
 #![allow(
     clippy::disallowed_methods,

@@ -127,8 +127,8 @@ impl Wal {
         let mut image = MAGIC.to_vec();
         image.extend_from_slice(&salt.to_le_bytes());
         image.extend_from_slice(&crc32fast::hash(&image).to_le_bytes());
-        image.extend_from_slice(&encode_record(first, FILE_HEAD as u64, salt));
-        let replace = || {
+        let mut replace = || {
+            image.extend_from_slice(&encode_record(first, FILE_HEAD as u64, salt)?);
             let new = folder.join("log.new");
             let mut file = File::create(&new)?;
             file.write_all(&image)?;
@@ -147,10 +147,14 @@ impl Wal {
     /// # Errors
     /// Any is the end of the process.
     pub fn append(&mut self, payload: &[u8]) -> Result<(), WalError> {
-        let record = encode_record(payload, self.end, self.salt);
-        let written = self.file.write_all(&record).and_then(|()| self.file.sync_data());
-        written.map_err(|source| WalError::Io { path: self.path.clone(), source })?;
-        self.end += record.len() as u64;
+        let mut write = || {
+            let record = encode_record(payload, self.end, self.salt)?;
+            self.file.write_all(&record)?;
+            self.file.sync_data()?;
+            Ok(record.len() as u64)
+        };
+        let written: io::Result<u64> = write();
+        self.end += written.map_err(|source| WalError::Io { path: self.path.clone(), source })?;
         Ok(())
     }
 
@@ -160,14 +164,14 @@ impl Wal {
     }
 }
 
-fn encode_record(payload: &[u8], position: u64, salt: u32) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("limits on values keep records below 4 GiB");
+fn encode_record(payload: &[u8], position: u64, salt: u32) -> io::Result<Vec<u8>> {
+    let length = u32::try_from(payload.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
     let mut record = Vec::with_capacity(RECORD_HEAD + payload.len());
     record.extend_from_slice(&length.to_le_bytes());
     record.extend_from_slice(&crc32fast::hash(payload).to_le_bytes());
     record.extend_from_slice(&head_checksum(&record, position, salt).to_le_bytes());
     record.extend_from_slice(payload);
-    record
+    Ok(record)
 }
 
 fn head_checksum(length_and_checksum: &[u8], position: u64, salt: u32) -> u32 {

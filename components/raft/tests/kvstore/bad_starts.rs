@@ -53,6 +53,29 @@ fn a_torn_tail_is_cut_off_and_nothing_acknowledged_is_lost() {
 }
 
 #[test]
+fn a_write_that_fails_ends_the_process_and_loses_nothing_acknowledged() {
+    let (mut cluster, log) = killed_with_ten_keys();
+    let before = fs::metadata(&log).unwrap().len();
+    cluster.peer_mut(1).spawn_on_full_disk(before / 512 + 10);
+    check_ten_keys(cluster.peer(1));
+    let mut acknowledged = 0;
+    wait_for("the disk is full", || {
+        if cluster.peer(1).put(&format!("more{acknowledged}"), &"x".repeat(700)).is_ok() {
+            acknowledged += 1;
+        }
+        let said = cluster.peer(1).said();
+        if said.contains("File too large") { Ok(()) } else { Err(format!("{acknowledged} puts: {said}")) }
+    });
+    assert!((1..=10).contains(&acknowledged), "{acknowledged}");
+    assert_eq!(cluster.peer_mut(1).wait_ended().code(), Some(1));
+    cluster.peer_mut(1).spawn();
+    check_ten_keys(cluster.peer(1));
+    for number in 0..acknowledged {
+        assert_eq!(cluster.peer(1).wait_get(&format!("more{number}")), Some("x".repeat(700)));
+    }
+}
+
+#[test]
 fn a_log_damaged_in_the_middle_is_refused_with_a_sentence() {
     let (mut cluster, log) = killed_with_ten_keys();
     let whole = fs::read(&log).unwrap();

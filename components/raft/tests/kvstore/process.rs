@@ -132,11 +132,29 @@ impl Process {
 
     /// Starts the process.
     pub fn spawn(&mut self) {
+        self.spawn_command(self.command());
+    }
+
+    /// Starts the process on a disk that takes no file larger than `blocks` of 512 bytes: what a full disk is to one
+    /// writer. The signal that would end the process at once is ignored, so that a write fails, as a rule halfway.
+    pub fn spawn_on_full_disk(&mut self, blocks: u64) {
+        let plain = self.command();
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; ulimit -f \"$0\"; exec \"$@\""]).arg(blocks.to_string());
+        command.arg(plain.get_program()).args(plain.get_args());
+        self.spawn_command(command);
+    }
+
+    fn command(&self) -> Command {
+        let mut command = program();
+        command.args(&self.arguments).arg("--dir").arg(&self.folder);
+        command
+    }
+
+    fn spawn_command(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "{} runs already", self.http);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log");
         let also: File = log.try_clone().expect("a log");
-        let mut command = program();
-        command.args(&self.arguments).arg("--dir").arg(&self.folder);
         command.stdin(Stdio::null()).stdout(log).stderr(also).env("RUST_BACKTRACE", "1");
         self.child = Some(command.spawn().expect("the example starts"));
     }
