@@ -13,13 +13,25 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Adds a message.
-    #[inline(always)]
-    pub fn push(&mut self, message: Message) {
+    /// Adds an empty message, to be filled in where it lies: messages are large, and moving them is most of what
+    /// sending one costs.
+    #[inline]
+    pub fn add(&mut self) -> &mut Message {
+        let count = self.messages.len();
+        if count == self.messages.capacity() {
+            self.grow();
+        }
+        self.messages.resize_with(count + 1, Message::default);
+        &mut self.messages[count]
+    }
+
+    #[cold]
+    fn grow(&mut self) {
         if self.messages.capacity() == 0 {
             self.messages.reserve_exact((self.last_count as usize).max(2));
+        } else {
+            self.messages.reserve(1);
         }
-        self.messages.push(message);
     }
 
     /// Takes all messages.

@@ -144,7 +144,6 @@ impl<S: Storage> Raft<S> {
     }
 
     /// Puts a message into the outbox, with sender and term. Answers that promise durability wait for the append.
-    #[inline(always)]
     pub(super) fn send(&mut self, mut message: Message) {
         use MessageKind as Kind;
         if message.from.is_zero() {
@@ -155,11 +154,30 @@ impl<S: Storage> Raft<S> {
             Kind::Propose | Kind::ReadIndex => message.term = Term::ZERO,
             _ => message.term = self.term,
         }
-        if matches!(message.kind, Kind::AppendResponse | Kind::VoteResponse | Kind::PreVoteResponse) {
-            self.outbox.after_append.push(message);
+        let slot = self.slot(message.kind, message.to);
+        *slot = message;
+    }
+
+    /// A message of the present term in the outbox, to be filled in: for what is sent all the time.
+    #[inline]
+    pub(super) fn compose(&mut self, kind: MessageKind, to: PeerId) -> &mut Message {
+        let (from, term) = (self.id, self.term);
+        let message = self.slot(kind, to);
+        message.kind = kind;
+        message.to = to;
+        message.from = from;
+        message.term = term;
+        message
+    }
+
+    #[inline]
+    fn slot(&mut self, kind: MessageKind, to: PeerId) -> &mut Message {
+        use MessageKind as Kind;
+        if matches!(kind, Kind::AppendResponse | Kind::VoteResponse | Kind::PreVoteResponse) {
+            self.outbox.after_append.add()
         } else {
-            debug_assert_ne!(message.to, self.id, "a node sends itself only answers: {:?}", message.kind);
-            self.outbox.now.push(message);
+            debug_assert_ne!(to, self.id, "a node sends itself only answers: {kind:?}");
+            self.outbox.now.add()
         }
     }
 
@@ -254,7 +272,7 @@ impl<S: Storage> Raft<S> {
             last.index = index;
             return;
         }
-        self.send(Message { kind: MessageKind::AppendResponse, to: self.id, index, ..Message::default() });
+        self.compose(MessageKind::AppendResponse, self.id).index = index;
     }
 
     /// Counts proposals against the limit. The first one always fits, and empty ones do not count.

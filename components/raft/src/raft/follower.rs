@@ -66,7 +66,7 @@ impl<S: Storage> Raft<S> {
     }
 
     fn respond_append(&mut self, to: PeerId, index: Index) {
-        self.send(Message { kind: Kind::AppendResponse, to, index, ..Message::default() });
+        self.compose(Kind::AppendResponse, to).index = index;
     }
 
     pub(super) fn on_append(&mut self, m: &mut Message) -> Result<(), StepError> {
@@ -114,7 +114,7 @@ impl<S: Storage> Raft<S> {
             return Ok(());
         }
         let context = std::mem::take(&mut m.context);
-        self.send(Message { kind: Kind::HeartbeatResponse, to: m.from, context, ..Message::default() });
+        self.compose(Kind::HeartbeatResponse, m.from).context = context;
         Ok(())
     }
 }

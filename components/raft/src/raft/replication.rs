@@ -22,8 +22,12 @@ impl<S: Storage> Raft<S> {
     /// Sends appends with entries to `to` until it is paused or has everything.
     pub(super) fn drain_appends(&mut self, to: PeerId) {
         if let Some(slot) = self.tracker.progress.slot(to) {
-            while self.maybe_send_append(slot, false) {}
+            self.drain_slot(slot);
         }
+    }
+
+    fn drain_slot(&mut self, slot: usize) {
+        while self.maybe_send_append(slot, false) {}
     }
 
     /// Sends to every other member what it needs next. With `batch_append`, at the next Ready.
@@ -50,7 +54,7 @@ impl<S: Storage> Raft<S> {
         for slot in 0..self.tracker.progress.len() {
             let (_, progress) = self.tracker.progress.slot_mut(slot);
             if std::mem::take(&mut progress.append_due) && self.maybe_send_append(slot, true) {
-                while self.maybe_send_append(slot, false) {}
+                self.drain_slot(slot);
             }
         }
     }
@@ -64,6 +68,10 @@ impl<S: Storage> Raft<S> {
         }
         if !progress.pending_request_snapshot.is_zero() {
             return self.maybe_send_snapshot(slot);
+        }
+        // The commonest end of a drain, told apart without a look into the log.
+        if !allow_empty && progress.next == self.log.last_index().next() {
+            return false;
         }
         let index = progress.next.prev();
         let Ok(log_term) = self.log.term(index) else { return self.maybe_send_snapshot(slot) };
@@ -85,7 +93,11 @@ impl<S: Storage> Raft<S> {
         let commit = self.log.committed;
         progress.sent_entries(entries.len(), payload_size(&entries));
         progress.sent_commit = commit;
-        self.send(Message { kind: Kind::Append, to, index, log_term, entries, commit, ..Message::default() });
+        let append = self.compose(Kind::Append, to);
+        append.index = index;
+        append.log_term = log_term;
+        append.entries = entries;
+        append.commit = commit;
         true
     }
 
@@ -98,7 +110,7 @@ impl<S: Storage> Raft<S> {
         if let Some(slot) = self.tracker.progress.slot(to)
             && self.maybe_send_append(slot, allow_empty)
         {
-            while self.maybe_send_append(slot, false) {}
+            self.drain_slot(slot);
         }
     }
 
@@ -138,8 +150,9 @@ impl<S: Storage> Raft<S> {
             // The peer must not commit beyond what it is known to share.
             let commit: Index = progress.matched.min(self.log.committed);
             progress.sent_commit = commit;
-            let context = context.clone();
-            self.send(Message { kind: Kind::Heartbeat, to, commit, context, ..Message::default() });
+            let heartbeat = self.compose(Kind::Heartbeat, to);
+            heartbeat.commit = commit;
+            heartbeat.context = context.clone();
         }
     }
 
