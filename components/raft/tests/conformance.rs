@@ -1,11 +1,15 @@
-//! Runs the published data-driven tests of etcd-io/raft against this crate.
+//! Runs data-driven tests: this crate's own scripts in `tests/golden/`, and the published ones of etcd-io/raft.
+//!
+//! The own scripts always run. After a change of behaviour that is meant,
+//! `RAFT_GOLDEN_REWRITE=1 cargo test -p flotilla-raft --test conformance` writes what they print now in place of what
+//! they expect; the difference is to be read before it is committed.
 //!
 //! `RAFT_CONFORMANCE_DIR` names folders, separated by colons, that are searched for files below `interaction/`,
 //! `confchange/` and `quorum/` (and `testdata/`, as a checkout of etcd-io/raft has them):
 //!
 //! `RAFT_CONFORMANCE_DIR=../raft cargo test -p flotilla-raft --test conformance`
 //!
-//! Log lines are left out of the comparison on both sides. Without the variable nothing is run; with it, a missing
+//! Log lines are left out of the comparison on both sides. Without the variable none of them is run; with it, a missing
 //! folder or one without a single file is a failure.
 
 #[path = "conformance/changes.rs"]
@@ -16,6 +20,8 @@ mod datadriven;
 mod files;
 #[path = "conformance/format.rs"]
 mod format;
+#[path = "conformance/golden.rs"]
+mod golden;
 #[path = "conformance/interaction.rs"]
 mod interaction;
 #[path = "conformance/node.rs"]
@@ -79,20 +85,38 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    let scripts = golden::scripts();
+    if std::env::var_os("RAFT_GOLDEN_REWRITE").is_some() {
+        let outcome = scripts.iter().try_for_each(golden::rewrite);
+        return outcome.map_or_else(
+            |error| {
+                println!("{error}");
+                ExitCode::FAILURE
+            },
+            |()| ExitCode::SUCCESS,
+        );
+    }
+    let golden_passed = run_all("golden", &scripts, &[]);
     let Some(roots) = std::env::var_os("RAFT_CONFORMANCE_DIR") else {
         println!("conformance: skipped, RAFT_CONFORMANCE_DIR is not set");
-        return ExitCode::SUCCESS;
+        return if golden_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     };
     let (files, missing) = files::find(&roots);
-    for root in &missing {
+    let passed = run_all("conformance", &files, &missing);
+    if golden_passed && passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs `files` and prints a closing line. False if one of them failed, a folder is `missing` or there are none.
+fn run_all(name: &str, files: &[TestFile], missing: &[String]) -> bool {
+    for root in missing {
         println!("{root}: no such folder, or no test file in it");
     }
     let (mut commands, mut failed) = (0, missing.len());
-    for file in &files {
+    for file in files {
         let (run, passed) = run_file(file);
         commands += run;
         failed += usize::from(!passed);
     }
-    println!("conformance: {} files, {commands} commands, {failed} failed", files.len());
-    if failed == 0 && !files.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("{name}: {} files, {commands} commands, {failed} failed", files.len());
+    failed == 0 && !files.is_empty()
 }

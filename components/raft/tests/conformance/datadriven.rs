@@ -18,6 +18,8 @@ pub struct Case {
     pub arguments: Vec<Argument>,
     pub input: String,
     pub expected: String,
+    /// Number of the first line after the separator, and of the first one after the output, from 0.
+    pub output_lines: (usize, usize),
 }
 
 impl Case {
@@ -62,18 +64,20 @@ pub fn parse(text: &str) -> Result<Vec<Case>, String> {
             directive = format!("{open} {next}");
         }
         let mut input = Vec::new();
-        let has_output = loop {
+        let separator = loop {
             match lines.next() {
-                Some((_, "----")) => break true,
+                Some((at, "----")) => break Some(at),
                 Some((_, line)) => input.push(line),
-                None => break false,
+                None => break None,
             }
         };
-        let expected = if has_output { expected(&mut lines)? } else { String::new() };
+        let expected = if separator.is_some() { expected(&mut lines)? } else { String::new() };
+        let start = separator.map_or(0, |at| at + 1);
+        let output_lines = (start, start + expected.lines().count());
         let (command, arguments) =
             parse_directive(&directive).map_err(|error| format!("line {}: {error}", number + 1))?;
         let input = input.join("\n").trim().to_owned();
-        cases.push(Case { line: number + 1, directive, command, arguments, input, expected });
+        cases.push(Case { line: number + 1, directive, command, arguments, input, expected, output_lines });
     }
     Ok(cases)
 }

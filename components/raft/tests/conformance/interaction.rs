@@ -1,9 +1,11 @@
 //! Commands of the `interaction` files: a few nodes, the messages between them, and what a script makes of them.
 
+#[path = "own_commands.rs"]
+mod own_commands;
+
 use bytes::Bytes;
 use flotilla_raft::{
-    Config, Message, MessageKind, PeerId, RawNode, ReadOnlyOption, Role, Snapshot, SnapshotMeta, Storage,
-    Term,
+    Config, Message, MessageKind, PeerId, ReadOnlyOption, Role, Snapshot, SnapshotMeta, Storage, Term,
 };
 
 use crate::{
@@ -23,6 +25,8 @@ const LEVELS: [&str; 6] = ["DEBUG", "INFO", "WARN", "ERROR", "FATAL", "NONE"];
 pub struct Environment {
     nodes: Vec<Node>,
     messages: Vec<Message>,
+    /// Copies for `replay-msgs`.
+    remembered: Vec<Message>,
     output: String,
     /// Position in `LEVELS`.
     level: usize,
@@ -128,7 +132,7 @@ impl Environment {
                 Ok(())
             }
             "send-snapshot" => self.send_snapshot(case),
-            _ => Err("unknown command".to_owned()),
+            _ => self.dispatch_own(case),
         }
     }
 
@@ -199,11 +203,8 @@ impl Environment {
             } else {
                 flotilla_raft::MemStorage::with_snapshot(snapshot.clone())
             };
-            let is_async = config.async_storage_writes;
             let storage = NodeStorage { memory, history: vec![snapshot.clone()] };
-            let raw = RawNode::new(&config, storage).map_err(|error| error.to_string())?;
-            let (append_work, apply_work) = Default::default();
-            self.nodes.push(Node { raw, is_async, append_work, apply_work });
+            self.nodes.push(Node::new(config, storage)?);
         }
         Ok(())
     }
@@ -219,7 +220,10 @@ impl Environment {
             election_ticks: ELECTION_TICKS,
             heartbeat_ticks: 1,
             applied: bootstrap.index,
-            append_bytes_max: u64::MAX,
+            append_bytes_max: case.value("max-size-per-msg")?.unwrap_or(u64::MAX),
+            inflight_bytes_max: case.value("max-inflight-bytes")?.unwrap_or(0),
+            uncommitted_bytes_max: case.value("max-uncommitted-size")?.unwrap_or(0),
+            disable_proposal_forwarding: flag("disable-proposal-forwarding")?,
             committed_bytes_max: case.value("max-committed-size-per-ready")?.unwrap_or(u64::MAX),
             inflight_messages_max: case.value("inflight")?.unwrap_or(i32::MAX as usize),
             async_storage_writes: flag("async-storage-writes")?,
@@ -268,7 +272,7 @@ impl Environment {
         let messages = node.handle(ready)?;
         self.messages.extend(messages);
         let node = self.by_id(id)?;
-        if !node.is_async {
+        if !node.config.async_storage_writes {
             node.raw.advance();
         }
         Ok(())

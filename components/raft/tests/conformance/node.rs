@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use flotilla_raft::{
-    ConfChange, ConfChangeV2, ConfState, Entry, EntryKind, FetchContext, HardState, Index, MemStorage,
-    Message, PeerId, RawNode, Ready, Snapshot, SnapshotMeta, Storage, StorageResult, Term,
+    ConfChange, ConfChangeV2, ConfState, Config, Entry, EntryKind, FetchContext, HardState, Index,
+    MemStorage, Message, PeerId, RawNode, Ready, Snapshot, SnapshotMeta, Storage, StorageResult, Term,
 };
 
 /// A storage that hands out the state machine's last state as snapshot.
@@ -19,11 +19,18 @@ impl NodeStorage {
     pub fn last_state(&self) -> &Snapshot {
         self.history.last().expect("the history starts with the bootstrap snapshot")
     }
+
+    /// Where the state machine stands: a received snapshot may be newer than what was applied.
+    fn newest(&self) -> &SnapshotMeta {
+        let (received, applied) = (&self.memory.snapshot_ref().meta, &self.last_state().meta);
+        if received.index > applied.index { received } else { applied }
+    }
 }
 
 impl Storage for NodeStorage {
+    /// The membership is that of the newest state: entries that were applied are not applied again.
     fn initial_state(&self) -> StorageResult<(HardState, ConfState)> {
-        self.memory.initial_state()
+        Ok((self.memory.hard_state(), self.newest().conf_state.clone()))
     }
 
     fn entries(
@@ -56,12 +63,27 @@ impl Storage for NodeStorage {
 /// One node.
 pub struct Node {
     pub raw: RawNode<NodeStorage>,
-    pub is_async: bool,
+    pub config: Config,
     pub append_work: VecDeque<Message>,
     pub apply_work: VecDeque<Message>,
 }
 
 impl Node {
+    pub fn new(config: Config, storage: NodeStorage) -> Result<Self, String> {
+        let raw = RawNode::new(&config, storage).map_err(|error| error.to_string())?;
+        Ok(Self { raw, config, append_work: VecDeque::new(), apply_work: VecDeque::new() })
+    }
+
+    /// Builds the node anew from what is stored and applied; what is under way in its threads is lost.
+    pub fn restart(&mut self) -> Result<(), String> {
+        let storage = self.raw.storage_mut();
+        let history = std::mem::replace(&mut storage.history, vec![Snapshot::default()]);
+        let storage = NodeStorage { memory: std::mem::take(&mut storage.memory), history };
+        let config = Config { applied: storage.newest().index, ..self.config.clone() };
+        *self = Self::new(config, storage)?;
+        Ok(())
+    }
+
     /// What the append thread does.
     pub fn store(
         &mut self,
@@ -109,7 +131,7 @@ impl Node {
 
     /// Does the work of a Ready. Returns the messages to others.
     pub fn handle(&mut self, ready: Ready) -> Result<Vec<Message>, String> {
-        if !self.is_async {
+        if !self.config.async_storage_writes {
             let hard_state = ready.hard_state.unwrap_or_default();
             self.store(hard_state, ready.snapshot.map(|snapshot| *snapshot), &ready.entries)?;
             self.apply(&ready.committed_entries)?;
