@@ -3,10 +3,9 @@
 use std::{
     fs::{File, OpenOptions},
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -21,8 +20,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Ports below those that the kernel gives to outgoing connections, so that nobody takes that of a killed process.
 const PORT_MIN: u16 = 30_000;
 const PORTS: u16 = 2_560;
-/// Ports that one test process uses at most; the next test process begins behind them.
-const PORTS_PER_PROCESS: u16 = 64;
 
 /// Looks until there is something to see.
 ///
@@ -39,16 +36,27 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T
     }
 }
 
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let slots = u32::from(PORTS / PORTS_PER_PROCESS);
-    let first = (std::process::id() % slots) as u16 * PORTS_PER_PROCESS;
-    let mut tries = (0..PORTS).map(|_| {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed) % PORTS;
-        PORT_MIN + (first + step) % PORTS
-    });
-    tries.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
+/// A port for a server that may be down at times. Until this is dropped, no other test takes it: whoever wants the
+/// port of that number binds its counterpart of UDP first, which the server does not use.
+#[derive(Debug)]
+struct ReservedPort {
+    address: SocketAddr,
+    _reservation: UdpSocket,
+}
+
+impl ReservedPort {
+    fn new() -> Self {
+        // Tests that run at the same time begin at different places, to find one soon.
+        let first = std::process::id() * 64;
+        let reserve = |step: u32| {
+            let port = PORT_MIN + ((first + step) % u32::from(PORTS)) as u16;
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            let reservation = UdpSocket::bind(address).ok()?;
+            TcpListener::bind(address).ok()?;
+            Some(Self { address, _reservation: reservation })
+        };
+        (0..u32::from(PORTS)).find_map(reserve).expect("a free port")
+    }
 }
 
 /// The example that the same cargo command has built, beside this test.
@@ -109,19 +117,21 @@ pub struct Process {
     /// What follows the addresses and the folder on its command line.
     pub arguments: Vec<String>,
     child: Option<Child>,
+    _ports: [ReservedPort; 2],
 }
 
 impl Process {
     /// A peer with everything it has in `folder` under `id`; not running yet, and without a group.
     pub fn new(folder: &Path, id: u64) -> Self {
-        let address = || SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let ports = [ReservedPort::new(), ReservedPort::new()];
         Self {
-            raft: address(),
-            http: address(),
+            raft: ports[0].address,
+            http: ports[1].address,
             folder: folder.join(id.to_string()),
             log: folder.join(format!("{id}.log")),
             arguments: vec!["--id".into(), id.to_string()],
             child: None,
+            _ports: ports,
         }
     }
 
@@ -179,11 +189,13 @@ impl Process {
 
     /// Waits for the process to end by itself.
     pub fn wait_ended(&mut self) -> ExitStatus {
-        let mut child = self.child.take().expect("it runs");
-        wait_for("the process ends", || match child.try_wait().expect("a child") {
+        let child = self.child.as_mut().expect("it runs");
+        let status = wait_for("the process ends", || match child.try_wait().expect("a child") {
             Some(status) => Ok(status),
             None => Err(String::from("it runs on")),
-        })
+        });
+        self.child = None;
+        status
     }
 
     /// Everything it has said.
