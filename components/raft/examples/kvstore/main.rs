@@ -58,8 +58,9 @@
 //!
 //! Sessions that make repeated writes count once; snapshots that are made beside the loop and sent in pieces (a state
 //! of 256 MiB is too large to be sent); appends that leave before the leader's own sync, and storage threads
-//! (`Config::async_storage_writes`); leadership transfer before a restart; names instead of numeric addresses;
-//! encryption, and anything against peers that lie.
+//! (`Config::async_storage_writes`); leadership transfer before a restart; an identity of the group, so that an
+//! address that changes hands cannot mix two groups; names instead of numeric addresses; encryption, and anything
+//! against peers that lie.
 
 #![allow(
     clippy::disallowed_methods,
