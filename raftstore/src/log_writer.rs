@@ -23,6 +23,8 @@ use crate::transport::Transport;
 
 /// A stale tail longer than this is deleted by range.
 const POINT_DELETES_MAX: u64 = 64;
+/// What a task adds to a batch beside its entries, roughly.
+const TASK_BYTES: usize = 64;
 
 /// The log writer of a store.
 pub(crate) struct LogWriter {
@@ -51,10 +53,11 @@ impl LogWriter {
     fn collect(&mut self) -> Vec<Box<dyn FnOnce() + Send>> {
         let mut barriers = Vec::new();
         let bytes_max = self.shared.config.log_batch_bytes_max;
-        while self.batch.bytes() < bytes_max {
+        let mut bytes = 0;
+        while bytes < bytes_max {
             match self.mailbox.pop() {
                 Some(LogMsg::Task(task)) => {
-                    encode_task(&mut self.batch, &mut self.value, &task);
+                    bytes += TASK_BYTES + task.entries.iter().map(|e| e.data.len()).sum::<usize>();
                     self.tasks.push(task);
                 }
                 Some(LogMsg::Barrier(done)) => {
@@ -68,6 +71,12 @@ impl LogWriter {
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
+        // A memtable takes neighbours faster than strangers. Tasks of one region keep their order, and the batch is
+        // all or nothing.
+        self.tasks.sort_by_key(|task| (task.region, task.peer));
+        for task in &self.tasks {
+            encode_task(&mut self.batch, &mut self.value, task);
+        }
         if !self.batch.is_empty() {
             self.round += 1;
             self.batch.put(keys::LOG_ROUND, &round_record(self.round, self.synced_round));

@@ -1,65 +1,100 @@
 //! Mailboxes join the store's state machines.
 
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
+/// Wakes the thread that owns a mailbox, if it sleeps. The channel's own blocking receive spins and yields before it
+/// sleeps, which costs more than it saves where workers outnumber cores.
+///
+/// Invariant: a sender that finds `asleep` unset is seen by the owner's next look at the queue.
+#[derive(Default)]
+struct Bell {
+    asleep: AtomicBool,
+    owner: OnceLock<Thread>,
+}
+
+impl Bell {
+    fn ring(&self) {
+        // Orders the message before the look at `asleep`, as `wait` orders `asleep` before its look at the queue.
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed)
+            && self.asleep.swap(false, Ordering::AcqRel)
+            && let Some(owner) = self.owner.get()
+        {
+            owner.unpark();
+        }
+    }
+}
+
 /// Where messages for one worker are sent. Cloning shares the mailbox.
-pub struct Address<T>(Sender<T>);
+pub struct Address<T> {
+    sender: Sender<T>,
+    bell: Arc<Bell>,
+}
 
 impl<T> Clone for Address<T> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { sender: self.sender.clone(), bell: self.bell.clone() }
     }
 }
 
 impl<T> Address<T> {
     /// Delivers a message. Lost if the worker is gone, which happens only while the store stops.
     pub fn send(&self, message: T) {
-        let _ = self.0.send(message);
+        let _ = self.sender.send(message);
+        self.bell.ring();
     }
 
     /// Messages waiting.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.sender.len()
     }
 
     /// Whether no message waits.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.sender.is_empty()
     }
 }
 
 /// Inbox of one worker.
 pub struct Mailbox<T> {
     receiver: Receiver<T>,
-    /// Taken off the queue by `wait`, not yet handed out.
-    stash: Option<T>,
+    bell: Arc<Bell>,
 }
 
 impl<T> Mailbox<T> {
     /// A mailbox and its address.
     pub fn new() -> (Address<T>, Self) {
         let (sender, receiver) = crossbeam_channel::unbounded();
-        (Address(sender), Self { receiver, stash: None })
+        let bell = Arc::new(Bell::default());
+        (Address { sender, bell: bell.clone() }, Self { receiver, bell })
     }
 
     /// The next message, if one waits.
     pub fn pop(&mut self) -> Option<T> {
-        self.stash.take().or_else(|| self.receiver.try_recv().ok())
+        self.receiver.try_recv().ok()
     }
 
-    /// Blocks until a message waits or `timeout` is over. Threads only; a simulator never calls it.
+    /// Blocks until a message waits or `timeout` is over, or for no reason, rarely. Always the same thread, and
+    /// threads only; a simulator never calls it.
     #[allow(clippy::disallowed_methods, reason = "the one place where a thread around a turn sleeps")]
     pub fn wait(&mut self, timeout: Duration) {
-        if self.stash.is_none() {
-            self.stash = self.receiver.recv_timeout(timeout).ok();
+        self.bell.owner.get_or_init(std::thread::current);
+        self.bell.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.receiver.is_empty() {
+            std::thread::park_timeout(timeout);
         }
+        self.bell.asleep.store(false, Ordering::Relaxed);
     }
 
     /// Whether no message waits.
     pub fn is_empty(&self) -> bool {
-        self.stash.is_none() && self.receiver.is_empty()
+        self.receiver.is_empty()
     }
 }
 

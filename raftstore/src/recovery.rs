@@ -8,7 +8,7 @@ use flotilla_region::{PeerId, Region, RegionId, StoreId, keys};
 use crate::error::StoreError;
 use crate::log_writer::round_record;
 use crate::peer::log::PeerLog;
-use crate::shared::Shared;
+use crate::shared::{Shared, worker_of};
 use crate::state::{LogId, RegionState};
 use crate::worker::RaftWorker;
 
@@ -21,7 +21,7 @@ pub(crate) fn restore_regions(shared: &Arc<Shared>, workers: &mut [RaftWorker]) 
         .partition(|(region, _)| region.peer_on(shared.origin.store).is_some());
     bury_removed(&*shared.engine, &removed)?;
     for (region, applied) in regions {
-        let number = (region.id.0 % workers.len() as u64) as usize;
+        let number = worker_of(region.id, workers.len());
         match workers[number].restore(region.clone(), applied, now) {
             Ok(()) => {}
             Err(error @ StoreError::Engine(flotilla_engine::Error::Io(_))) => return Err(error),

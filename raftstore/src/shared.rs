@@ -39,13 +39,20 @@ pub(crate) struct Links {
 impl Links {
     /// The raft worker that owns a region.
     pub(crate) fn raft_of(&self, region: RegionId) -> &Address<RaftMsg> {
-        &self.raft[(region.0 % self.raft.len() as u64) as usize]
+        &self.raft[worker_of(region, self.raft.len())]
     }
 
     /// The apply worker that owns a region.
     pub(crate) fn apply_of(&self, region: RegionId) -> &Address<ApplyMsg> {
-        &self.apply[(region.0 % self.apply.len() as u64) as usize]
+        &self.apply[worker_of(region, self.apply.len())]
     }
+}
+
+/// Spreads regions over `workers` workers. Ids come in steps (a region and its peers), so they are mixed first
+/// (Fibonacci hashing: Knuth, "The Art of Computer Programming", 6.4).
+pub(crate) fn worker_of(region: RegionId, workers: usize) -> usize {
+    let mixed = region.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    ((mixed * workers as u64) >> 32) as usize
 }
 
 /// Shared state of a store.

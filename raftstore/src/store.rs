@@ -30,7 +30,7 @@ use crate::msg::{
 use crate::outbox::{FrameOrigin, Outbox};
 use crate::placement::{Directory, JoinDone, Placement, PlacementMsg};
 use crate::recovery;
-use crate::shared::{Counters, FatalHook, Links, Shared};
+use crate::shared::{Counters, FatalHook, Links, Shared, worker_of};
 use crate::snapshot::{SnapshotMsg, SnapshotWorker};
 use crate::state::{RegionState, StoreIdent};
 use crate::time::Clock;
@@ -217,7 +217,7 @@ impl Store {
         let mut lists: Vec<Vec<pb::RaftMessage>> = Vec::new();
         lists.resize_with(workers.len(), Vec::new);
         for message in messages {
-            lists[(message.region_id % workers.len() as u64) as usize].push(message);
+            lists[worker_of(RegionId(message.region_id), workers.len())].push(message);
         }
         for (worker, list) in workers.iter().zip(lists) {
             if !list.is_empty() {
@@ -231,7 +231,7 @@ impl Store {
         let mut lists: Vec<Vec<wire::HeartbeatCell>> = Vec::new();
         lists.resize_with(workers.len(), Vec::new);
         for cell in cells {
-            lists[(cell.region.0 % workers.len() as u64) as usize].push(cell);
+            lists[worker_of(cell.region, workers.len())].push(cell);
         }
         for (worker, list) in workers.iter().zip(lists) {
             if !list.is_empty() {

@@ -1,4 +1,4 @@
-//! The raft worker: owner of the peers with `region_id % raft_workers == number`.
+//! The raft worker: owner of the peers with `worker_of(region, raft_workers) == number`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -399,6 +399,7 @@ impl RaftWorker {
         }
         if self.ticks.is_multiple_of(SLOW_TICKS) {
             self.ask_about_stale_peers();
+            self.peers.values_mut().for_each(|peer| peer.log_commit(&mut self.env));
         }
         self.report_led(self.ticks.is_multiple_of(SLOW_TICKS));
     }

@@ -49,7 +49,11 @@ impl Peer {
         self.propose_gathered(env);
         let data = encode_admin(self.region.epoch, &AdminCommand::Split(parts));
         match self.propose(data, Callers::Admin(done), env.now) {
-            Ok(()) => self.pending_split = Some(self.node.last_index()),
+            Ok(()) => {
+                self.pending_split = Some(self.node.last_index());
+                // The children's voters shall exist as soon as the children ask for votes.
+                self.node.set_skip_commit_broadcast(false);
+            }
             Err(callers) => callers.fail(&self.not_leader()),
         }
         env.shared.links.placement.send(PlacementMsg::IdsLow);
@@ -59,6 +63,8 @@ impl Peer {
     pub(crate) fn on_split(&mut self, regions: Vec<Region>, done: Option<AdminDone>, env: &mut Env) {
         let led = self.is_leader();
         env.report_led = true;
+        // Before any entry of a child (rule W6).
+        self.log_commit(env);
         self.lease.revoke(&env.shared.delegates, self.region.id);
         self.pending_split = None;
         env.shared.ranges.lock().split(&regions);

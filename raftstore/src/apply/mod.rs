@@ -25,7 +25,7 @@ use crate::time::Time;
 
 use applier::Applier;
 
-/// Applies the regions with `region_id % apply_workers == number`.
+/// Applies the regions with `worker_of(region, apply_workers) == number`.
 pub(crate) struct ApplyWorker {
     number: usize,
     shared: Arc<Shared>,

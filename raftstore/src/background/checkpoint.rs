@@ -7,7 +7,7 @@ use flotilla_region::{PeerId, RegionId};
 
 use super::Background;
 use crate::msg::RaftMsg;
-use crate::shared::Counters;
+use crate::shared::{Counters, worker_of};
 use crate::state::LogId;
 
 impl Background {
@@ -23,7 +23,7 @@ impl Background {
         let workers = &self.shared.links.raft;
         let mut lists: Vec<Vec<(RegionId, PeerId, LogId)>> = vec![Vec::new(); workers.len()];
         for ((region, peer), at) in dirty {
-            lists[(region.0 % workers.len() as u64) as usize].push((region, peer, at));
+            lists[worker_of(region, workers.len())].push((region, peer, at));
         }
         for (worker, list) in workers.iter().zip(lists) {
             if !list.is_empty() {

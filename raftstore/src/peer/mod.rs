@@ -55,6 +55,8 @@ pub(crate) struct Peer {
     pub(crate) written_bytes: u64,
     /// Position of a split proposed here and not yet applied.
     pub(crate) pending_split: Option<Index>,
+    /// A commit index that `log` does not have yet.
+    pub(crate) unlogged_commit: Option<flotilla_raft::HardState>,
     /// Regions that the last split left beside this one, for callers who still know the whole.
     pub(crate) siblings: Vec<Region>,
 }
@@ -121,6 +123,7 @@ impl Peer {
             leaderless_since: Some(env.now),
             written_bytes: 0,
             pending_split: None,
+            unlogged_commit: None,
             siblings: Vec::new(),
             region,
             me,
@@ -258,6 +261,7 @@ impl Peer {
         }
         let was_uninitialised = self.phase == Phase::Uninitialised;
         self.phase = Phase::Closing;
+        self.unlogged_commit = None;
         self.lease.revoke(&env.shared.delegates, self.id());
         self.writes.fail_all(self.region.id);
         self.reads.fail_all(&RequestError::RegionNotFound(self.region.id));
@@ -286,6 +290,9 @@ fn core_config(config: &StoreConfig, id: PeerId, applied: Index, region: RegionI
     core.pre_vote = true;
     // Without it a peer that does not know a membership change to be committed may be the only one that can lead.
     core.commit_fast_forward = true;
+    // Followers learn of commits with the next append or heartbeat: half the messages where writes of a region come
+    // singly.
+    core.skip_commit_broadcast = true;
     core.read_only = ReadOnlyOption::Safe;
     core.disable_proposal_forwarding = true;
     core.seed = config.seed ^ id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ region.0.rotate_left(32);

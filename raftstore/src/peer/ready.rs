@@ -132,7 +132,14 @@ impl Peer {
 
     /// Hands hard state and entries to the log writer, with the responses that they make true.
     fn persist(&mut self, mut message: Message, must_sync: bool, env: &mut Env) {
-        let hard_state = wire::hard_state_of(&message);
+        let hard_state = wire::hard_state_of(&message).or(self.unlogged_commit);
+        let only_commit = message.entries.is_empty() && message.snapshot.is_none() && !must_sync;
+        if only_commit && message.responses.is_empty() {
+            // A commit index may be logged late (it is learned anew after a restart): it waits for company.
+            self.unlogged_commit = hard_state;
+            return;
+        }
+        self.unlogged_commit = None;
         let (own, others): (Vec<_>, Vec<_>) =
             message.responses.into_iter().partition(|r| r.to == self.me.id || r.from.is_storage_thread());
         let outgoing = others
@@ -159,6 +166,18 @@ impl Peer {
             Some(snapshot) => self.install(*snapshot, task, env),
             None => env.shared.links.log.send(LogMsg::Task(task)),
         }
+    }
+
+    /// Logs the commit index if that was put off.
+    pub(crate) fn log_commit(&mut self, env: &mut Env) {
+        let Some(hard_state) = self.unlogged_commit.take() else { return };
+        env.shared.links.log.send(LogMsg::Task(LogTask {
+            region: self.region.id,
+            peer: self.me.id,
+            incarnation: self.incarnation,
+            hard_state: Some(hard_state),
+            ..LogTask::default()
+        }));
     }
 
     /// Starts the installation of a snapshot that the core accepted (rule W7). Until it is done the core's Ready is
@@ -277,15 +296,18 @@ impl Peer {
             return;
         }
         self.applied = applied.applied;
+        self.node.set_skip_commit_broadcast(!self.split_in_flight());
         self.written_bytes += applied.written_bytes;
+        let is_member_change = |effect: &Effect| matches!(effect, Effect::Membership { .. });
+        let members_changed = applied.effects.iter().any(is_member_change);
         for effect in applied.effects {
             self.on_effect(effect, env);
         }
         if self.phase == Phase::Closing {
             return;
         }
-        let conf_state = self.region.conf_state();
-        self.node.storage_mut().set_applied(self.applied, Some(conf_state));
+        let conf_state = members_changed.then(|| self.region.conf_state());
+        self.node.storage_mut().set_applied(self.applied, conf_state);
         for response in applied.responses {
             let _ = self.node.step(response);
         }

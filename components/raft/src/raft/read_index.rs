@@ -6,7 +6,7 @@ use crate::{
     message::{Message, MessageKind as Kind},
     reads::{ReadRequest, ReadState},
     storage::Storage,
-    types::{Index, Role},
+    types::{Index, PeerId, Role},
 };
 
 impl<S: Storage> Raft<S> {
@@ -52,6 +52,16 @@ impl<S: Storage> Raft<S> {
                 context,
                 ..Message::default()
             });
+            self.tell_commit_to_reader(from);
+        }
+    }
+
+    /// A peer that waits for an index to be applied is told of the commit, even where broadcasts are left out.
+    fn tell_commit_to_reader(&mut self, to: PeerId) {
+        let committed = self.log.committed;
+        let is_behind = self.tracker.progress.get_mut(to).is_some_and(|p| p.can_bump_commit(committed));
+        if is_behind && !self.should_broadcast_commit() {
+            self.send_append(to);
         }
     }
 
