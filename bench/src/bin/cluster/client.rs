@@ -302,6 +302,9 @@ impl Cluster {
                     ..Default::default()
                 };
                 let reply = client.raw_batch_put(put).await.map_err(broken)?.into_inner();
+                if let Some(error) = reply.region_error.as_ref().filter(|e| e.key_not_in_region.is_some()) {
+                    return Err(Failed::Refused(format!("{error:?}")));
+                }
                 judge(reply.region_error, reply.error).map(|()| None)
             }
             Request::Get(key) => {

@@ -228,8 +228,8 @@ pub async fn fill(cluster: &Arc<Cluster>, data: Data) -> Result<(), String> {
         let key = data.key(number);
         let ends = batch.len() == FILL_BATCH || number == data.keys || leaves_region(cluster, &batch, &key);
         if ends && !batch.is_empty() {
-            let (cluster, request) = (cluster.clone(), Request::BatchPut(std::mem::take(&mut batch)));
-            under_way.spawn(async move { cluster.call(&request).await.map(|_| ()) });
+            let (cluster, batch) = (cluster.clone(), std::mem::take(&mut batch));
+            under_way.spawn(async move { write_batch(&cluster, batch).await });
         }
         if under_way.len() >= FILL_CLIENTS
             && let Some(done) = under_way.join_next().await
@@ -240,6 +240,17 @@ pub async fn fill(cluster: &Arc<Cluster>, data: Data) -> Result<(), String> {
     }
     while let Some(done) = under_way.join_next().await {
         done.expect("a filling task does not panic")?;
+    }
+    Ok(())
+}
+
+/// Writes pairs of one region; one by one if they turn out to be of several.
+async fn write_batch(cluster: &Cluster, batch: Vec<(Bytes, Bytes)>) -> Result<(), String> {
+    if cluster.call(&Request::BatchPut(batch.clone())).await.is_ok() {
+        return Ok(());
+    }
+    for (key, value) in batch {
+        cluster.call(&Request::Put(key, value)).await?;
     }
     Ok(())
 }
