@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use flotilla_server::{cli, config, demo, server};
 
+/// Messages and entries are many small allocations that another thread frees.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Version and commit.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FLOTILLA_COMMIT"), ")");
 
