@@ -1,1 +1,3 @@
-//! Micro and cluster benchmarks, side by side with peers
+//! Micro and cluster benchmarks, side by side with peers. Here: what they share.
+
+pub mod report;

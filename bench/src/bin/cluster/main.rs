@@ -9,7 +9,6 @@
 
 mod client;
 mod load;
-mod report;
 mod stores;
 
 use std::path::{Path, PathBuf};
@@ -18,11 +17,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use flotilla_bench::report::{self, Origin};
 use serde::Serialize;
 
 use client::Cluster;
 use load::{Data, Op, Outcome, Plan};
-use report::Origin;
 use stores::{Cost, Idle, Stores};
 
 /// How results are printed.
