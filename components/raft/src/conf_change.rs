@@ -193,12 +193,6 @@ impl ConfChangeV2 {
     }
 }
 
-impl From<ConfChange> for ConfChangeV2 {
-    fn from(change: ConfChange) -> Self {
-        change.into_v2()
-    }
-}
-
 /// Either form, for [`crate::RawNode::propose_conf_change`]; the form decides the kind of the log entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConfChangeProposal {
@@ -320,5 +314,16 @@ mod tests {
         assert!(!change(Auto, &one).leaves_joint());
         let with_context = ConfChangeV2 { context: Bytes::from_static(b"x"), ..ConfChangeV2::default() };
         assert!(with_context.leaves_joint(), "the context does not matter");
+    }
+
+    #[test]
+    fn numbers_of_more_than_64_bits_are_refused_and_unfinished_ones_too() {
+        let take = |bytes: &[u8]| take_varint(&mut { bytes });
+        let mut longest = [0xff; 10];
+        assert_eq!(take(&longest), Err(DecodeError::UnknownTag(0xff)));
+        longest[9] = 0x01;
+        assert_eq!(take(&longest), Ok(u64::MAX));
+        assert_eq!(take(&[0x80; 10]), Err(DecodeError::Truncated), "goes on behind the tenth byte");
+        assert_eq!(take(&[0x80; 3]), Err(DecodeError::Truncated));
     }
 }

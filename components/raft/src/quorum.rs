@@ -261,6 +261,15 @@ mod tests {
     }
 
     #[test]
+    fn large_configurations_count_like_small_ones() {
+        let voters = set(&(1..=11).collect::<Vec<_>>());
+        let acked = |PeerId(id): PeerId| Some(Index(10 * id));
+        assert_eq!(committed_index(&voters, acked), Index(60), "six of eleven have 60 or more");
+        let grouped = |PeerId(id): PeerId| Some(Acked { index: Index(10 * id), group: 1 + id / 11 });
+        assert_eq!(group_committed_index(&voters, grouped), (Index(60), true));
+    }
+
+    #[test]
     fn joint_groups_need_two_groups_in_both_halves() {
         // Data of raft-rs: acks and groups of peers 1..=6, halves 1,2,3 and 4,5,6.
         for (acks, groups, expected) in [

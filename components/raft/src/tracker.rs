@@ -222,3 +222,23 @@ impl Tracker {
         self.config.voters.vote_result(vote)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_kept_by_peer_in_ascending_order() {
+        let tracker = Tracker::new(4, 0);
+        let progress = |next| Progress::new(Index(next), tracker.new_inflights(), false);
+        let mut map = ProgressMap::default();
+        assert!(map.is_empty());
+        for (peer, next) in [(5, 1), (2, 2), (9, 3), (5, 4)] {
+            map.insert(PeerId(peer), progress(next));
+        }
+        let listed: Vec<_> = map.iter().map(|(id, progress)| (id.0, progress.next.0)).collect();
+        assert_eq!(listed, [(2, 2), (5, 4), (9, 3)], "the second progress of 5 replaced the first");
+        map.remove(PeerId(2));
+        assert_eq!((map.len(), map.slot(PeerId(9)), map.slot(PeerId(2))), (2, Some(1), None));
+    }
+}

@@ -183,3 +183,13 @@ pub struct SoftState {
     /// Own role.
     pub role: Role,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_and_positions_print_as_bare_numbers() {
+        assert_eq!(format!("{} {:?} {:>3?}", PeerId(7), Term(2), Index(5)), "7 2   5");
+    }
+}

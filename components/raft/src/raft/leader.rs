@@ -13,7 +13,6 @@ impl<S: Storage> Raft<S> {
     pub(super) fn step_leader(&mut self, m: &mut Message) -> Result<(), StepError> {
         match m.kind {
             Kind::Beat => self.broadcast_heartbeat(),
-            Kind::CheckQuorum => self.check_quorum(),
             Kind::Propose => return self.on_propose(m),
             Kind::ReadIndex => self.on_read_index(m),
             Kind::AppendResponse if m.reject => self.on_append_refused(m),

@@ -6,7 +6,7 @@ use crate::{
     message::{Message, MessageKind as Kind},
     reads::{ReadRequest, ReadState},
     storage::Storage,
-    types::{Index, PeerId, Role},
+    types::{Index, PeerId},
 };
 
 impl<S: Storage> Raft<S> {
@@ -75,11 +75,8 @@ impl<S: Storage> Raft<S> {
         }
     }
 
-    /// Answers the reads that a quorum has confirmed by now.
+    /// Answers the reads that a quorum has confirmed by now. Only leaders have any.
     pub(super) fn answer_confirmed_reads(&mut self) {
-        if self.role != Role::Leader {
-            return;
-        }
         while let Some((index, request)) = self.reads.pop_confirmed(self.id, &self.tracker.config.voters) {
             self.answer_read(index, request);
         }

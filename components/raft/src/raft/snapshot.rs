@@ -72,10 +72,8 @@ impl<S: Storage> Raft<S> {
         Ok(())
     }
 
+    /// Asks the leader, which the caller has just heard from.
     pub(super) fn send_snapshot_request(&mut self) {
-        if self.lead.is_zero() {
-            return;
-        }
         self.send(Message {
             kind: Kind::AppendResponse,
             to: self.lead,

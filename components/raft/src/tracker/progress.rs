@@ -341,4 +341,12 @@ mod tests {
         pr.become_probe();
         assert_eq!(pr.pending_request_snapshot, Index::ZERO);
     }
+
+    #[test]
+    fn a_snapshot_request_below_the_match_is_outdated() {
+        let mut pr = progress(Replicate, 5, 8);
+        pr.is_flow_paused = true;
+        assert!(!pr.maybe_request_snapshot(Index(4)));
+        assert_eq!((pr.pending_request_snapshot, pr.is_flow_paused), (Index::ZERO, true));
+    }
 }

@@ -280,6 +280,16 @@ fn no_campaign_while_a_committed_conf_change_is_not_applied() {
 }
 
 #[test]
+fn no_campaign_while_committed_entries_cannot_be_read() {
+    let mut storage = storage(members(&[1, 2, 3], &[]), &[1, 1, 1]);
+    storage.set_hard_state(HardState { term: Term(1), vote: PeerId(0), commit: Index(2) });
+    let mut raw = flotilla_raft::RawNode::new(&config(1), storage).expect("valid");
+    raw.storage_mut().compact(Index(1)).expect("there is an entry");
+    raw.campaign().expect("never refused");
+    assert_eq!(raw.role(), Follower, "one of them may be a conf change");
+}
+
+#[test]
 fn a_campaign_asks_all_voters_of_both_halves_and_no_learner() {
     let conf = ConfState {
         voters: ids(&[1, 4]),

@@ -241,6 +241,18 @@ fn requests_for_snapshots_are_refused_or_cancelled_where_they_make_no_sense() {
 }
 
 #[test]
+fn a_leader_ignores_requests_for_snapshots_of_what_it_does_not_have() {
+    let mut leader = leader_of(&[1, 2, 3], |_| {});
+    let request = |index| Message { request_snapshot: Index(index), ..refusal(2, 1, 1, (1, 1)) };
+    assert!(leader.exchange(request(9)).is_empty(), "beyond the log");
+    assert!(leader.exchange(request(0)).is_empty(), "a refusal of what is known to match");
+    assert_eq!(leader.raw.progress(PeerId(2)).expect("member").state, ProgressState::Replicate);
+    leader.exchange(request(1));
+    let progress = leader.raw.progress(PeerId(2)).expect("member");
+    assert_eq!((progress.state, progress.pending_request_snapshot), (ProgressState::Probe, Index(1)));
+}
+
+#[test]
 fn votes_carry_commits_so_that_a_stalemate_over_a_conf_change_ends() {
     let fast = |id| Config { commit_fast_forward: true, ..config(id) };
     let change = ConfChange { kind: ConfChangeKind::RemovePeer, peer: PeerId(1), context: Bytes::new() };
@@ -286,6 +298,8 @@ fn votes_carry_commits_so_that_a_stalemate_over_a_conf_change_ends() {
 struct Lazy {
     memory: MemStorage,
     is_ready: Cell<bool>,
+    /// Entries are gone although the term before them is known, and the snapshot is still being made.
+    is_losing: Cell<bool>,
     asked: RefCell<Vec<FetchContext>>,
 }
 
@@ -298,6 +312,9 @@ impl Storage for Lazy {
         if context != FetchContext::Immediate && !self.is_ready.get() {
             self.asked.borrow_mut().push(context);
             return Err(StorageError::LogTemporarilyUnavailable);
+        }
+        if context != FetchContext::Immediate && self.is_losing.get() {
+            return Err(StorageError::Compacted);
         }
         self.memory.entries(low, high, max, context)
     }
@@ -315,7 +332,7 @@ impl Storage for Lazy {
     }
 
     fn snapshot(&self, at_least: Index, to: PeerId) -> StorageResult<Snapshot> {
-        self.memory.snapshot(at_least, to)
+        if self.is_losing.get() { Ok(Snapshot::default()) } else { self.memory.snapshot(at_least, to) }
     }
 }
 
@@ -330,16 +347,38 @@ fn lazy_work(raw: &mut RawNode<Lazy>) -> Vec<Message> {
     sent
 }
 
-#[test]
-fn sending_resumes_once_fetched_entries_have_arrived_unless_things_changed() {
-    let memory = storage(members(&[1, 2, 3], &[]), &[1, 1, 1]);
-    let storage = Lazy { memory, is_ready: Cell::new(false), asked: RefCell::new(Vec::new()) };
+/// A leader of voters 1, 2, 3 in term 2.
+fn lazy_leader(memory: MemStorage) -> RawNode<Lazy> {
+    let is_ready = Cell::new(false);
+    let storage = Lazy { memory, is_ready, is_losing: Cell::new(false), asked: RefCell::new(Vec::new()) };
     let mut raw = RawNode::new(&config(1), storage).expect("valid");
     raw.campaign().expect("never refused");
     lazy_work(&mut raw);
     raw.step(message(Kind::VoteResponse, 2, 2)).expect("a vote");
     lazy_work(&mut raw);
     assert_eq!(raw.role(), Role::Leader);
+    raw
+}
+
+#[test]
+fn entries_that_vanish_are_replaced_by_a_snapshot_as_soon_as_there_is_one() {
+    let mut raw = lazy_leader(storage(members(&[1, 2, 3], &[]), &[1, 1, 1]));
+    raw.storage().is_ready.set(true);
+    raw.storage().is_losing.set(true);
+    raw.step(refusal(2, 2, 3, (1, 1))).expect("taken");
+    assert!(lazy_work(&mut raw).is_empty(), "no entries, and an empty snapshot is none");
+    // Where an empty append would be worth nothing, no snapshot is worth it either.
+    raw.on_entries_fetched(FetchContext::Send { to: PeerId(2), term: Term(2), allow_empty: false });
+    assert!(lazy_work(&mut raw).is_empty());
+    raw.storage().is_losing.set(false);
+    raw.step(message(Kind::HeartbeatResponse, 2, 2)).expect("taken");
+    assert_eq!(lazy_work(&mut raw)[0].entries.len(), 3, "entries 2, 3 and that of the term");
+}
+
+#[test]
+fn sending_resumes_once_fetched_entries_have_arrived_unless_things_changed() {
+    let memory = storage(members(&[1, 2, 3], &[]), &[1, 1, 1]);
+    let mut raw = lazy_leader(memory);
     raw.step(refusal(2, 2, 3, (0, 0))).expect("taken");
     assert!(lazy_work(&mut raw).is_empty(), "the entries must be fetched first");
     let asked = raw.storage().asked.borrow().clone();

@@ -341,6 +341,21 @@ fn proposals_of_changes_are_forwarded_and_keep_their_kind() {
 }
 
 #[test]
+fn a_conf_change_may_come_with_other_entries() {
+    let mut peer = only_voter();
+    let change = single(Change::AddLearner, 2);
+    let entries = vec![
+        Entry { data: Bytes::from_static(b"before"), ..Entry::default() },
+        Entry { kind: EntryKind::ConfChange, data: change.encode(), ..Entry::default() },
+    ];
+    let next = peer.raw.last_index().next();
+    peer.step(Message { entries, ..message(Kind::Propose, 2, 0) });
+    assert_eq!(peer.raw.pending_conf_index(), next.next());
+    peer.work();
+    assert_eq!(peer.raw.conf_state().learners, ids(&[2]));
+}
+
+#[test]
 fn bootstrap_gives_every_peer_the_same_first_entries() {
     let peers: Vec<(PeerId, Bytes)> =
         (1..=3).map(|id| (PeerId(id), Bytes::from(format!("address {id}")))).collect();

@@ -461,6 +461,31 @@ fn the_uncommitted_limit_admits_one_large_proposal_and_empty_ones() {
 }
 
 #[test]
+fn forwarded_proposals_count_against_the_limit_and_are_taken_whole_or_not_at_all() {
+    let mut peer = leader_with(|config| config.uncommitted_bytes_max = 10);
+    let last = peer.raw.last_index();
+    let entry = |data| flotilla_raft::Entry {
+        data: bytes::Bytes::from_static(data),
+        ..flotilla_raft::Entry::default()
+    };
+    let forwarded = |entries| Message { entries, ..message(Kind::Propose, 2, 0) };
+    peer.step(forwarded(vec![entry(b"four"), entry(b"five!")]));
+    assert_eq!(peer.refused(forwarded(vec![entry(b""), entry(b"xx")])), StepError::ProposalDropped);
+    assert_eq!((peer.raw.last_index().0, peer.raw.uncommitted_bytes()), (last.0 + 2, 9));
+}
+
+#[test]
+fn heartbeats_can_be_sent_at_once_by_leaders() {
+    let mut peer = leader_with(|_| {});
+    peer.raw.broadcast_heartbeat();
+    let sent = peer.work();
+    assert_eq!(of_kind(&sent, Kind::Heartbeat).len(), 2);
+    let mut follower = Peer::follower(1, &[1]);
+    follower.raw.broadcast_heartbeat();
+    assert!(follower.work().is_empty());
+}
+
+#[test]
 fn entries_of_earlier_leaderships_do_not_give_quota_back() {
     let mut storage = three();
     storage.append(&[flotilla_raft::Entry {
