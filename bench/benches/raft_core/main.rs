@@ -96,7 +96,7 @@ fn main() -> ExitCode {
     println!("load average {load_average_before}");
     println!("{:<58} {:>11} {:>11}  better by", "", "flotilla", "raft 0.7");
     let results = Results {
-        origin: Origin::here(),
+        origin: origin(),
         raft_rs_version: "0.7",
         load_average_before,
         proposal_bytes: PROPOSAL_BYTES,
@@ -113,6 +113,13 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
+}
+
+/// As this was started by cargo, whose path to the binary says nothing.
+fn origin() -> Origin {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let command = format!("cargo bench -p flotilla-bench --bench raft_core -- {}", arguments.join(" "));
+    Origin { command, ..Origin::here() }
 }
 
 fn load_average() -> String {

@@ -52,6 +52,18 @@ fn a_read_is_answered_with_the_commit_index_after_a_quorum_of_heartbeats() {
 }
 
 #[test]
+fn a_reader_is_told_of_the_commit_that_it_waits_for_where_broadcasts_are_off() {
+    let mut peer = leader_with(|config| config.skip_commit_broadcast = true);
+    peer.propose("x").expect("leader");
+    peer.work();
+    assert!(of_kind(&peer.exchange(ack(2, 1, 2)), Kind::Append).is_empty(), "commits, and tells nobody");
+    let sent = peer.exchange(Message { context: read("r1"), ..message(Kind::ReadIndex, 3, 0) });
+    let sent = peer.exchange(echo(2, &beat_to(&sent, 2)));
+    let told: Vec<_> = sent.iter().map(|m| (m.kind, m.to.0, m.index.0, m.commit.0)).collect();
+    assert_eq!(told, [(Kind::ReadIndexResponse, 3, 2, 0), (Kind::Append, 3, 2, 2)], "only who asked");
+}
+
+#[test]
 fn reads_through_followers_and_learners_come_back_to_them() {
     let mut network = Network::default();
     let conf = members(&[1, 2], &[3]);
