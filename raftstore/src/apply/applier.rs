@@ -70,7 +70,7 @@ impl Applier {
         let outcome = match entry.kind {
             EntryKind::Normal => self.apply_normal(shared, round, entry)?,
             EntryKind::ConfChange => match ConfChange::decode(&entry.data) {
-                Ok(change) => self.apply_membership(shared, round, change.into()),
+                Ok(change) => self.apply_membership(shared, round, change.into_v2()),
                 Err(_) => Outcome::Stop,
             },
             EntryKind::ConfChangeV2 => match ConfChangeV2::decode(&entry.data) {

@@ -55,6 +55,8 @@ pub(crate) struct Peer {
     pub(crate) written_bytes: u64,
     /// Position of a split proposed here and not yet applied.
     pub(crate) pending_split: Option<Index>,
+    /// Term and vote that `log` was last given in this life of the peer.
+    pub(crate) logged_vote: Option<(flotilla_region::Term, PeerId)>,
     /// A commit index that `log` does not have yet.
     pub(crate) unlogged_commit: Option<flotilla_raft::HardState>,
     /// Regions that the last split left beside this one, for callers who still know the whole.
@@ -123,6 +125,7 @@ impl Peer {
             leaderless_since: Some(env.now),
             written_bytes: 0,
             pending_split: None,
+            logged_vote: None,
             unlogged_commit: None,
             siblings: Vec::new(),
             region,

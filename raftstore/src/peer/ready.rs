@@ -1,6 +1,6 @@
 //! Stepping the core and carrying out what it decides.
 
-use flotilla_raft::{Message, MessageKind, ProgressState, Ready, Role, SoftState};
+use flotilla_raft::{HardState, Message, MessageKind, ProgressState, Ready, Role, SoftState};
 use flotilla_region::{PeerId, StoreId};
 
 use super::{Peer, Phase};
@@ -132,14 +132,11 @@ impl Peer {
 
     /// Hands hard state and entries to the log writer, with the responses that they make true.
     fn persist(&mut self, mut message: Message, must_sync: bool, env: &mut Env) {
-        let hard_state = wire::hard_state_of(&message).or(self.unlogged_commit);
-        let only_commit = message.entries.is_empty() && message.snapshot.is_none() && !must_sync;
-        if only_commit && message.responses.is_empty() {
-            // A commit index may be logged late (it is learned anew after a restart): it waits for company.
-            self.unlogged_commit = hard_state;
+        let hard_state = wire::hard_state_of(&message).and_then(|state| self.must_log(state));
+        let is_empty = hard_state.is_none() && message.entries.is_empty() && message.snapshot.is_none();
+        if is_empty && message.responses.is_empty() {
             return;
         }
-        self.unlogged_commit = None;
         let (own, others): (Vec<_>, Vec<_>) =
             message.responses.into_iter().partition(|r| r.to == self.me.id || r.from.is_storage_thread());
         let outgoing = others
@@ -168,6 +165,17 @@ impl Peer {
         }
     }
 
+    /// A new commit index alone may be logged late: it is learned anew after a restart.
+    fn must_log(&mut self, state: HardState) -> Option<HardState> {
+        if self.logged_vote == Some((state.term, state.vote)) {
+            self.unlogged_commit = Some(state);
+            return None;
+        }
+        self.logged_vote = Some((state.term, state.vote));
+        self.unlogged_commit = None;
+        Some(state)
+    }
+
     /// Logs the commit index if that was put off.
     pub(crate) fn log_commit(&mut self, env: &mut Env) {
         let Some(hard_state) = self.unlogged_commit.take() else { return };
@@ -194,6 +202,8 @@ impl Peer {
         log.clear = true;
         let state = self.node.hard_state();
         log.hard_state = Some(state);
+        self.logged_vote = Some((state.term, state.vote));
+        self.unlogged_commit = None;
         log.base = Some(at);
         log.delete_from = at.index.next();
         log.installed = Some((received.descriptor.clone(), at));
