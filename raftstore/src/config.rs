@@ -67,7 +67,7 @@ pub struct StoreConfig {
     pub report_ms: u64,
     /// Facts of the placement driver.
     pub placement: flotilla_placement::PlacementConfig,
-    /// Seeds every random choice of the store.
+    /// Seeds every random choice of the store, and names this life of its process: no two lives have the same.
     pub seed: u64,
 }
 

@@ -8,6 +8,8 @@
 //! `log_writer` (one synced batch for all regions) and `outbox` (appends leave before the own sync) → followers the
 //! same → commit → `apply` (one batch for all regions) → the caller.
 
+#[macro_use]
+pub mod planted;
 mod admin;
 mod apply;
 mod background;

@@ -88,7 +88,7 @@ impl LogWriter {
             let bytes = self.tasks.iter().flat_map(|t| &t.entries).map(|e| e.data.len() as u64).sum();
             Counters::add(&self.shared.counters.log_entry_bytes, bytes);
         }
-        if self.tasks.iter().any(|task| task.must_sync) {
+        if self.tasks.iter().any(|task| task.must_sync) && !planted!(AckBeforeSync) {
             self.shared.engine.log_sync()?;
             self.synced_round = self.round;
             Counters::add(&self.shared.counters.log_syncs, 1);

@@ -187,6 +187,8 @@ pub struct PeerStatus {
     pub leader: PeerId,
     /// Term.
     pub term: Term,
+    /// Whom the peer gave its vote in this term; 0 = nobody.
+    pub vote: PeerId,
     /// Whether this peer leads.
     pub is_leader: bool,
     /// Commit index.

@@ -324,7 +324,10 @@ impl RaftWorker {
         let Some(me) = region.peer_on(self.env.shared.origin.store).copied() else { return Ok(()) };
         self.dead.remove(&(region.id, me.id));
         let early = self.peers.remove(&region.id);
-        let adopted = early.as_ref().filter(|p| p.info().id == me.id).map(|p| p.node.hard_state());
+        let mut adopted = early.as_ref().filter(|p| p.info().id == me.id).map(|p| p.node.hard_state());
+        if let Some(state) = adopted.as_mut().filter(|_| planted!(SplitOverVote)) {
+            state.vote = PeerId::ZERO;
+        }
         let engine = self.env.shared.engine.clone();
         let mut loaded = PeerLog::load(engine, region.id, me.id, Some(INIT_LOG), region.conf_state())?;
         if let Some(state) = adopted {

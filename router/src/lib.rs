@@ -10,6 +10,8 @@
 //!
 //! **Architecture invariant:** only the files under `client/` (and `testing/`) read a clock or wait.
 
+#[macro_use]
+pub mod planted;
 mod client;
 mod error;
 mod learn;

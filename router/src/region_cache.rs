@@ -125,7 +125,7 @@ impl RegionCache {
             return Inserted::Unusable;
         }
         if let Some(known) = self.get(region.id) {
-            if region.epoch.is_stale_against(&known.region.epoch) {
+            if region.epoch.is_stale_against(&known.region.epoch) && !planted!(OlderEpoch) {
                 return Inserted::Stale;
             }
             if known.region.epoch == region.epoch {
@@ -136,7 +136,7 @@ impl RegionCache {
         let is_newer = |id: &RegionId| {
             self.get(*id).is_some_and(|known| known.region.epoch.version > region.epoch.version)
         };
-        if overlapping.iter().any(is_newer) {
+        if overlapping.iter().any(is_newer) && !planted!(OlderEpoch) {
             return Inserted::Stale;
         }
         self.remove(region.id);

@@ -180,7 +180,10 @@ impl RetryPlan {
     pub fn on_failure(&mut self, kind: FailureKind, elapsed_ms: u64, pause_ms_min: u64) -> Decision {
         if self.class != CallClass::Read && kind.may_have_applied() {
             self.may_have_applied = true;
-            if self.class == CallClass::ConditionalWrite || !self.policy.retry_undetermined_writes {
+            let repeats = planted!(RepeatedSwap) && self.class == CallClass::ConditionalWrite;
+            if !repeats
+                && (self.class == CallClass::ConditionalWrite || !self.policy.retry_undetermined_writes)
+            {
                 return Decision::Undetermined;
             }
         }

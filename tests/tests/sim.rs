@@ -14,7 +14,7 @@ fn run_all(first: u64) {
         let outcome = run_seed(seed, Options::default());
         total.add(&outcome.stats);
         if let Some(what) = outcome.violation {
-            let replay = format!("cargo run -p flotilla-tests --bin sim -- --seed {seed} --trace");
+            let replay = format!("cargo run -p flotilla-tests --bin sim -- --seed {seed}");
             failed.push(format!("seed {seed}: {what}\nreplay: {replay}"));
         }
     }

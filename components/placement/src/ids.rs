@@ -49,6 +49,10 @@ impl IdPool {
     fn pop(&mut self) -> Option<u64> {
         let (first, count) = self.windows.front_mut()?;
         let id = *first;
+        if planted!(IdTwice) && id.is_multiple_of(5) && *count > 1 {
+            *count -= 1;
+            return Some(id);
+        }
         *first += 1;
         *count -= 1;
         if *count == 0 {

@@ -23,6 +23,8 @@
 //!
 //! Missing: placement rules per key range, hot regions, merge of small regions, balance by bytes.
 
+#[macro_use]
+pub mod planted;
 mod check;
 mod config;
 mod ids;

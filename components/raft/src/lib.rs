@@ -117,6 +117,8 @@
 //! `tracker.rs` is what a leader knows about its peers, `quorum.rs` and `changer.rs` are the rules of majorities and
 //! membership, each checked against a naive model.
 
+#[macro_use]
+pub mod planted;
 mod changer;
 mod conf_change;
 mod config;

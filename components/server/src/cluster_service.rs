@@ -217,8 +217,31 @@ async fn add_peer(store: &Store, region: &Region, to: StoreId) -> Result<Vec<Reg
     }
 }
 
+/// A voter is demoted, the joint membership left, and the learner removed.
 async fn remove_peer(store: &Store, region: &Region, peer: Peer) -> Result<Vec<Region>, AdminError> {
-    ask(store, region, change(PeerChange::Remove(peer.id))).await
+    let give_up = Instant::now() + ADMIN_TIMEOUT;
+    let mut now = region.clone();
+    loop {
+        let step = match now.peer(peer.id).map(|peer| peer.role) {
+            None => return Ok(vec![now]),
+            Some(PeerRole::Voter) => change(PeerChange::AddLearner(Peer { role: PeerRole::Learner, ..peer })),
+            Some(PeerRole::Learner) => change(PeerChange::Remove(peer.id)),
+            Some(PeerRole::IncomingVoter | PeerRole::DemotingVoter) => AdminCommand::LeaveJoint,
+        };
+        match ask(store, &now, step).await {
+            Ok(regions) => match regions.into_iter().find(|changed| changed.id == region.id) {
+                Some(changed) => now = changed,
+                None => return Err(AdminError::NoRegion(region.id)),
+            },
+            // Placement may have been faster.
+            Err(error) if error.is_passing() && Instant::now() < give_up => {
+                tokio::time::sleep(RETRY_PAUSE).await;
+                let known = store.directory().read().routes.by_id(region.id).map(|info| info.region.clone());
+                now = known.ok_or(AdminError::NoRegion(region.id))?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn change(change: PeerChange) -> AdminCommand {

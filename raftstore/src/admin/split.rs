@@ -162,6 +162,10 @@ pub(crate) fn apply_split(
                 continue;
             }
             batch.put(&keys::apply_state(region.id), &INIT_LOG.encode());
+            if planted!(ChildForgotten) {
+                living.push(region);
+                continue;
+            }
         }
         batch.put(&key, &RegionState::Normal(region.clone()).encode());
         living.push(region);

@@ -94,7 +94,13 @@ impl ApplyWorker {
         }
         waiting.for_each(|w| self.round.fail(w.callers, &RequestError::Undetermined));
         let written_bytes = (self.round.batch.bytes() - bytes_before) as u64;
-        self.round.batch.put(&keys::apply_state(region), &applier.applied.encode());
+        if planted!(AppliedIndexApart) {
+            let mut apart = WriteBatch::new();
+            apart.put(&keys::apply_state(region), &applier.applied.encode());
+            self.shared.engine.write(&apart)?;
+        } else {
+            self.round.batch.put(&keys::apply_state(region), &applier.applied.encode());
+        }
         let (applied, stopped) = (applier.applied, applier.stopped);
         self.round.applied.push(Applied {
             region,
@@ -128,7 +134,11 @@ impl ApplyWorker {
             Some(RegionState::Tombstone { epoch: older, .. }) if older.conf_ver > epoch.conf_ver => older,
             _ => epoch,
         };
-        self.round.batch.put(&key, &RegionState::Tombstone { peer, epoch }.encode());
+        if planted!(NoTombstone) {
+            self.round.batch.delete(&key);
+        } else {
+            self.round.batch.put(&key, &RegionState::Tombstone { peer, epoch }.encode());
+        }
         self.round.destroyed.push((region, peer, incarnation));
         Ok(())
     }

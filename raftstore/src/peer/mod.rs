@@ -203,7 +203,7 @@ impl Peer {
     /// Whether a split proposed here is not applied yet: it may be committed, so this leader may not lead all of its
     /// range any more (trap T4).
     pub(crate) fn split_in_flight(&self) -> bool {
-        self.pending_split.is_some_and(|index| index > self.applied.index)
+        self.pending_split.is_some_and(|index| index > self.applied.index) && !planted!(ChildServedByParent)
     }
 
     /// One tick of the core's timers.
@@ -237,6 +237,7 @@ impl Peer {
             peer: self.me,
             leader: self.node.leader(),
             term: self.node.term(),
+            vote: self.node.hard_state().vote,
             is_leader: self.is_leader(),
             commit: self.node.commit(),
             applied: self.applied,

@@ -102,13 +102,15 @@ impl Peer {
         let id = self.reads.next_round;
         self.reads.next_round += 1;
         let requests = std::mem::take(&mut self.reads.waiting);
-        self.node.read_index(Bytes::copy_from_slice(&round_context(self.me.id, self.incarnation.0, id)));
+        let life = (env.shared.config.seed, self.incarnation.0);
+        self.node.read_index(Bytes::copy_from_slice(&round_context(self.me.id, life, id)));
         self.reads.asked.push_back(Round { id, asked_at: env.now, requests });
     }
 
     /// The core answered a round; earlier rounds are answered with it.
     pub(crate) fn on_read_state(&mut self, state: &ReadState, env: &mut Env) {
-        let Some(id) = round_id(self.me.id, self.incarnation.0, &state.context) else { return };
+        let life = (env.shared.config.seed, self.incarnation.0);
+        let Some(id) = round_id(self.me.id, life, &state.context) else { return };
         while self.reads.asked.front().is_some_and(|round| round.id <= id) {
             let Some(round) = self.reads.asked.pop_front() else { return };
             if self.is_leader() && !self.split_in_flight() {
@@ -148,16 +150,34 @@ impl Peer {
     }
 }
 
-/// Names a round to the core, uniquely in the group: {peer u64, incarnation u64, round u64}.
-fn round_context(peer: PeerId, incarnation: u64, id: u64) -> [u8; 24] {
-    let mut context = [0; 24];
-    context[..8].copy_from_slice(&peer.0.to_be_bytes());
-    context[8..16].copy_from_slice(&incarnation.to_be_bytes());
-    context[16..].copy_from_slice(&id.to_be_bytes());
+/// A life of a peer: (what this process drew at its start, incarnation in it). An answer to a round of an earlier
+/// process may arrive late, and would tell an index that is long past.
+type Life = (u64, u64);
+
+/// Names a round to the core, uniquely in the group for ever: {peer u64, process u64, incarnation u64, round u64}.
+fn round_context(peer: PeerId, life: Life, id: u64) -> [u8; 32] {
+    let mut context = [0; 32];
+    for (part, number) in context.chunks_exact_mut(8).zip([peer.0, life.0, life.1, id]) {
+        part.copy_from_slice(&number.to_be_bytes());
+    }
     context
 }
 
-fn round_id(peer: PeerId, incarnation: u64, context: &[u8]) -> Option<u64> {
-    let id = u64::from_be_bytes(context.get(16..24)?.try_into().ok()?);
-    (context == round_context(peer, incarnation, id)).then_some(id)
+fn round_id(peer: PeerId, life: Life, context: &[u8]) -> Option<u64> {
+    let id = u64::from_be_bytes(context.get(24..32)?.try_into().ok()?);
+    (context == round_context(peer, life, id)).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_of_another_life_is_not_taken_for_ones_own() {
+        let context = round_context(PeerId(3), (77, 5), 9);
+        assert_eq!(round_id(PeerId(3), (77, 5), &context), Some(9));
+        assert_eq!(round_id(PeerId(3), (78, 5), &context), None, "an earlier process");
+        assert_eq!(round_id(PeerId(3), (77, 6), &context), None, "an earlier peer of this process");
+        assert_eq!(round_id(PeerId(4), (77, 5), &context), None, "another peer");
+    }
 }

@@ -109,7 +109,7 @@ impl Peer {
                 env.shared.links.snapshot.send(SnapshotMsg::Send { region, from, to, message });
             }
             kind => {
-                if kind == MessageKind::TimeoutNow {
+                if kind == MessageKind::TimeoutNow && !planted!(LeaseThroughTransfer) {
                     self.lease.offer(&env.shared.delegates, self.region.id, self.node.term());
                 }
                 let may_create = self.may_create(&message);
@@ -132,10 +132,13 @@ impl Peer {
 
     /// Hands hard state and entries to the log writer, with the responses that they make true.
     fn persist(&mut self, mut message: Message, must_sync: bool, env: &mut Env) {
-        let hard_state = wire::hard_state_of(&message).and_then(|state| self.must_log(state));
+        let mut hard_state = wire::hard_state_of(&message).and_then(|state| self.must_log(state));
         let is_empty = hard_state.is_none() && message.entries.is_empty() && message.snapshot.is_none();
         if is_empty && message.responses.is_empty() {
             return;
+        }
+        if let Some(state) = hard_state.as_mut().filter(|_| planted!(VoteNotPersisted)) {
+            state.vote = PeerId::ZERO;
         }
         let (own, others): (Vec<_>, Vec<_>) =
             message.responses.into_iter().partition(|r| r.to == self.me.id || r.from.is_storage_thread());

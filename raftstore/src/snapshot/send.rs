@@ -192,6 +192,9 @@ impl Generation {
             last.extend_from_slice(key);
             bytes < bytes_max
         })?;
+        if planted!(LastKeyMissing) && bytes < bytes_max {
+            let _ = (data.keys.pop(), data.values.pop());
+        }
         if data.keys.is_empty() {
             return Ok(None);
         }

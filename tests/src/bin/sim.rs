@@ -1,12 +1,17 @@
-//! Replays a seed of the simulator, or runs many.
+//! Replays a seed of the simulator with a readable trace, or runs many and prints totals.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
+#[cfg(feature = "planted")]
+use flotilla_tests::sim::planted::{self, Planted};
 use flotilla_tests::sim::run::{Options, Outcome, run_seed};
 use flotilla_tests::sim::stats::Stats;
+
+/// So many seeds together must have done enough of everything.
+const SEEDS_ENOUGH: usize = 20;
 
 /// Runs simulated clusters.
 #[derive(Parser)]
@@ -17,9 +22,9 @@ struct Arguments {
     /// Run the seeds A..B (B excluded) on all cores.
     #[arg(long, value_parser = parse_range)]
     seeds: Option<(u64, u64)>,
-    /// Print every event of the run.
+    /// Do not print every event of a single seed.
     #[arg(long)]
-    trace: bool,
+    quiet: bool,
     /// Print the stores' own logs.
     #[arg(long)]
     logs: bool,
@@ -27,12 +32,22 @@ struct Arguments {
     #[arg(long)]
     calm: bool,
     /// Simulated seconds with faults, instead of what the seed draws.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, conflicts_with = "minutes")]
     seconds: u64,
-    /// Disks report a sync of the log without doing it: must be found.
+    /// Simulated minutes with faults, instead of what the seed draws.
+    #[arg(long, default_value_t = 0)]
+    minutes: u64,
+    /// Cores to use; 0 = all.
+    #[arg(long, default_value_t = 0)]
+    jobs: usize,
+    /// Switch a bug on, which must be found: exits 0 if it is.
+    #[cfg(feature = "planted")]
+    #[arg(long, value_parser = parse_planted)]
+    planted: Option<Planted>,
+    /// Name all bugs that can be switched on.
     #[cfg(feature = "planted")]
     #[arg(long)]
-    skip_log_sync: bool,
+    list_planted: bool,
     /// Go on after a violation.
     #[arg(long)]
     keep_going: bool,
@@ -43,8 +58,18 @@ fn parse_range(text: &str) -> Result<(u64, u64), String> {
     parts.ok_or_else(|| format!("{text} is not of the form A..B"))
 }
 
+#[cfg(feature = "planted")]
+fn parse_planted(name: &str) -> Result<Planted, String> {
+    Planted::find(name).ok_or_else(|| format!("no such bug: {name}; --list-planted names them"))
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    #[cfg(feature = "planted")]
+    if arguments.list_planted {
+        planted::ALL.iter().for_each(|planted| println!("{}", planted.name));
+        return ExitCode::SUCCESS;
+    }
     if arguments.logs {
         tracing_subscriber::fmt()
             .without_time()
@@ -52,11 +77,11 @@ fn main() -> ExitCode {
             .init();
     }
     let options = Options {
-        print: arguments.trace,
+        print: arguments.seed.is_some() && !arguments.quiet,
         calm: arguments.calm,
-        seconds: arguments.seconds,
+        seconds: arguments.seconds + 60 * arguments.minutes,
         #[cfg(feature = "planted")]
-        skip_log_sync: arguments.skip_log_sync,
+        planted: arguments.planted,
     };
     let (from, to) = match (arguments.seed, arguments.seeds) {
         (Some(seed), _) => (seed, seed + 1),
@@ -67,15 +92,23 @@ fn main() -> ExitCode {
         std::panic::set_hook(Box::new(|_| {}));
     }
     let began = Instant::now();
-    let outcomes = run_all(from, to, options, arguments.keep_going);
-    report(&outcomes, began.elapsed().as_secs_f64())
+    let outcomes = run_all((from, to), options, arguments.jobs, arguments.keep_going);
+    let failed = report(&outcomes, began.elapsed().as_secs_f64());
+    #[cfg(feature = "planted")]
+    if let Some(planted) = arguments.planted {
+        let how = if failed { "found" } else { "NOT FOUND" };
+        println!("{}: {how} after {} seeds", planted.name, outcomes.len());
+        return if failed { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Runs seeds on all cores; each runs in one thread.
-fn run_all(from: u64, to: u64, options: Options, keep_going: bool) -> Vec<Outcome> {
+/// Runs the seeds `from..to` on `jobs` cores; each runs in one thread.
+fn run_all((from, to): (u64, u64), options: Options, jobs: usize, keep_going: bool) -> Vec<Outcome> {
     let next = AtomicU64::new(from);
     let stop = AtomicU64::new(u64::MAX);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min((to - from) as usize);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = if jobs == 0 { cores } else { jobs }.min((to - from) as usize);
     let mut outcomes: Vec<Outcome> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads.max(1))
             .map(|_| {
@@ -88,7 +121,7 @@ fn run_all(from: u64, to: u64, options: Options, keep_going: bool) -> Vec<Outcom
                         }
                         let outcome = run_seed(seed, options);
                         if let Some(what) = &outcome.violation {
-                            println!("seed {seed}: {what}");
+                            println!("seed {seed}: {}", beginning(what));
                             if !keep_going {
                                 stop.store(seed, Ordering::Relaxed);
                             }
@@ -104,7 +137,13 @@ fn run_all(from: u64, to: u64, options: Options, keep_going: bool) -> Vec<Outcom
     outcomes
 }
 
-fn report(outcomes: &[Outcome], seconds: f64) -> ExitCode {
+/// Of many seeds, what went wrong in as many words as fit on a few lines; one seed alone tells everything.
+fn beginning(what: &str) -> &str {
+    what.char_indices().nth(400).map_or(what, |(end, _)| &what[..end])
+}
+
+/// Prints totals; says whether a run failed, or all of them together did too little.
+fn report(outcomes: &[Outcome], seconds: f64) -> bool {
     let mut total = Stats::default();
     outcomes.iter().for_each(|o| total.add(&o.stats));
     let simulated: u64 = outcomes.iter().map(|o| o.simulated_us).sum();
@@ -120,11 +159,16 @@ fn report(outcomes: &[Outcome], seconds: f64) -> ExitCode {
     );
     if let [only] = outcomes {
         println!("hash {:016x}, {} events", only.hash, only.events);
+        println!("{}", only.violation.as_deref().unwrap_or("no violation"));
     }
-    if failed.is_empty() {
-        return ExitCode::SUCCESS;
+    if let Some(first) = failed.first() {
+        println!("failed seeds: {failed:?}");
+        println!("replay: cargo run --release -p flotilla-tests --bin sim -- --seed {first}");
+        return true;
     }
-    println!("failed seeds: {failed:?}");
-    println!("replay: cargo run -p flotilla-tests --bin sim -- --seed {} --trace", failed[0]);
-    ExitCode::FAILURE
+    let lazy = outcomes.len() >= SEEDS_ENOUGH && !total.did_enough(outcomes.len() as u64);
+    if lazy {
+        println!("too little happened");
+    }
+    lazy
 }

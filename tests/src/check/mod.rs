@@ -2,10 +2,16 @@
 //! on what is wrong, with enough in it to find the place in a trace.
 
 pub mod agreement;
+pub mod elections;
 pub mod expiry;
+pub mod graves;
 pub mod history;
+pub mod identities;
 pub mod leases;
 pub mod linear;
+pub mod log_matching;
 pub mod positions;
+pub mod promises;
 pub mod replicas;
+pub mod routes;
 pub mod tiling;

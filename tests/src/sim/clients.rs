@@ -1,5 +1,6 @@
-//! Clients: one operation at a time each, routed by a cache that store errors teach, repeated only while the store says
-//! that it was surely not carried out.
+//! Clients: one operation at a time each, routed by the product's route table, which the errors of stores teach, and
+//! repeated as the product's retry plan decides. A write of unknown outcome is never repeated here: a first attempt that
+//! was delayed on its way could take effect after the second.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,8 @@ use bytes::Bytes;
 use flotilla_engine::Prng;
 use flotilla_kv::{Command, Put};
 use flotilla_raftstore::{RegionContext, RequestError};
-use flotilla_region::{KeyRange, PeerId, Region, StoreId, Term};
+use flotilla_region::{KeyRange, PeerId, StoreId, Term};
+use flotilla_router::{Asked, CallClass, Decision, FailureKind, RetryPlan, RetryPolicy};
 
 use super::effects::{Answer, CallId, Life};
 use super::kv::{Value, Written};
@@ -19,8 +21,8 @@ use crate::check::history::{Action, History, Operation};
 
 /// An attempt without an answer for so long is given up; a write's outcome is unknown then.
 const ATTEMPT_US: u64 = 4_000_000;
-/// An operation that was surely not carried out is repeated for so long.
-const OPERATION_US: u64 = 20_000_000;
+/// For how long an operation is repeated, and nothing that may have happened.
+const POLICY: RetryPolicy = RetryPolicy { budget_ms: 20_000, retry_undetermined_writes: false };
 
 /// What a client wants.
 #[derive(Clone, Debug)]
@@ -54,7 +56,15 @@ impl Wish {
 
     /// Whether it changes anything.
     pub fn is_write(&self) -> bool {
-        !matches!(self, Self::Get(_) | Self::Scan(..))
+        self.class() != CallClass::Read
+    }
+
+    fn class(&self) -> CallClass {
+        match self {
+            Self::Get(_) | Self::Scan(..) => CallClass::Read,
+            Self::Put(..) | Self::Delete(_) | Self::DeleteRange(..) => CallClass::Write,
+            Self::Swap(..) => CallClass::ConditionalWrite,
+        }
     }
 }
 
@@ -67,6 +77,8 @@ pub struct Attempt {
     pub wish: Wish,
     /// Whom.
     pub store: StoreId,
+    /// The same for the route table.
+    pub asked: Asked,
     /// For which region.
     pub context: RegionContext,
     /// The region's range as the client knows it.
@@ -120,6 +132,9 @@ struct Underway {
     wish: Wish,
     called: u64,
     began_us: u64,
+    plan: RetryPlan,
+    /// It reads what the run leaves, at rest: it must succeed.
+    is_last: bool,
 }
 
 /// One client.
@@ -289,11 +304,14 @@ impl World {
         if clients.list[client].underway.is_some() {
             return;
         }
-        let wish = match clients.final_reads.pop() {
+        let last = clients.final_reads.pop();
+        let wish = match last {
             Some(key) => Wish::Get(key),
             None if clients.stopped => return,
             None => clients.draw_wish(client),
         };
+        let plan = RetryPlan::new(wish.class(), POLICY, clients.rng.next_u64());
+        let is_last = last.is_some();
         let (called, began_us) = (clients.next_order(), self.global.now_us());
         self.trace.note(began_us, &[10, client as u64, called], || format!("client {client} wants {wish:?}"));
         if let Wish::Put(pairs, ttl_s @ 1..) = &wish {
@@ -301,20 +319,15 @@ impl World {
                 self.plan(ttl_s * 1_000_000, Event::Client(ClientEvent::Expire(key, value)));
             }
         }
-        self.clients.list[client].underway = Some(Underway { wish, called, began_us });
+        self.clients.list[client].underway = Some(Underway { wish, called, began_us, plan, is_last });
         self.attempt(client);
     }
 
     fn attempt(&mut self, client: usize) {
         let Some(underway) = &self.clients.list[client].underway else { return };
         let wish = underway.wish.clone();
-        if self.now_us() - underway.began_us > OPERATION_US {
-            // Every attempt was surely not carried out, so the operation never happened.
-            return self.end(client, None);
-        }
         let Some(attempt) = self.address(client, wish) else {
-            let after = 20_000 + self.clients.rng.below(50_000);
-            return self.plan(after, Event::Client(ClientEvent::Try(client)));
+            return self.after_failure(client, FailureKind::NoPlacement, 0, None);
         };
         let call = self.clients.next_call();
         self.clients.attempts.insert(call, attempt);
@@ -325,21 +338,18 @@ impl World {
         }
     }
 
-    /// Decides whom to ask, by the client's cache or by what the operator knows.
+    /// Decides whom to ask, by the client's routes or by what the operator knows.
     fn address(&mut self, client: usize, wish: Wish) -> Option<Attempt> {
         let key = key_bytes(wish.key());
         if self.clients.list[client].routes.find(&key).is_none() {
             let (region, leader) = self.operator.find(&key)?;
-            self.clients.list[client].routes.learn(region, leader);
+            let learned = self.clients.list[client].routes.insert(region, leader);
+            learned.unwrap_or_else(|what| self.violate(what));
         }
         let clients = &mut self.clients;
         let route = clients.list[client].routes.find(&key)?.clone();
         let replica = !wish.is_write() && clients.rng.chance(self.profile.replica_read_percent, 100);
-        let leader = route.leader.and_then(|id| route.region.peer(id));
-        let peer = match leader {
-            Some(peer) if !replica => *peer,
-            _ => *clients.rng.pick(&route.region.peers),
-        };
+        let peer = if replica { *clients.rng.pick(&route.region.peers) } else { route.target()? };
         let wish = clipped(wish, &route.region.range);
         let command = command_of(&wish, &route.region.range, self.profile.value_bytes_max);
         let named = if clients.rng.chance(1, 2) { peer.id } else { PeerId::ZERO };
@@ -349,9 +359,10 @@ impl World {
             peer: named,
             term: Term::ZERO,
         };
-        let (by_lease, range) = (clients.rng.chance(3, 4), route.region.range);
+        let asked = Asked { region: context.region, epoch: context.epoch, peer: peer.id, store: peer.store };
+        let (by_lease, range) = (clients.rng.chance(3, 4), route.region.range.clone());
         let (store, arrived_ms) = (peer.store, 0);
-        Some(Attempt { client, wish, store, context, range, command, by_lease, replica, arrived_ms })
+        Some(Attempt { client, wish, store, asked, context, range, command, by_lease, replica, arrived_ms })
     }
 
     /// Sends an outcome back to the client.
@@ -389,56 +400,48 @@ impl World {
         let client = attempt.client;
         match outcome {
             Outcome::Written(_) | Outcome::Read(..) => self.end(client, Some((attempt, outcome))),
-            Outcome::Unknown if attempt.wish.is_write() => self.end(client, Some((attempt, outcome))),
             Outcome::Refused(error) => {
-                let now = self.now_us();
-                let (store, region) = (attempt.store, attempt.context.region);
+                let (now, asked) = (self.now_us(), attempt.asked);
                 self.trace.note(now, &[11, client as u64], || {
-                    format!("client {client}: store {store} refuses region {region}: {error}")
+                    format!("client {client}: store {} refuses region {}: {error}", asked.store, asked.region)
                 });
-                self.learn_from(&attempt, &error);
-                self.retry(client);
+                match self.clients.list[client].routes.learn(asked, &error) {
+                    Ok(lesson) => self.after_failure(client, lesson.kind, lesson.pause_ms_min, Some(attempt)),
+                    Err(what) => self.violate(what),
+                }
             }
             Outcome::Unreachable | Outcome::Unknown => {
-                let forget = self.clients.rng.chance(1, 2);
-                let (routes, region) = (&mut self.clients.list[client].routes, attempt.context.region);
-                routes.set_leader(region, None);
-                if forget {
-                    routes.forget(region);
-                }
-                self.retry(client);
+                self.clients.list[client].routes.failed(attempt.asked);
+                let unreachable = matches!(outcome, Outcome::Unreachable);
+                let kind = if unreachable { FailureKind::Unreachable } else { FailureKind::NoReply };
+                self.after_failure(client, kind, 0, Some(attempt));
             }
         }
     }
 
-    fn retry(&mut self, client: usize) {
-        self.stats.retries += 1;
-        let after = 2_000 + self.clients.rng.below(60_000);
-        self.plan(after, Event::Client(ClientEvent::Try(client)));
-    }
-
-    fn learn_from(&mut self, attempt: &Attempt, error: &RequestError) {
-        let (store, region) = (attempt.store, attempt.context.region);
-        let forget = self.clients.rng.chance(1, 2);
-        let routes = &mut self.clients.list[attempt.client].routes;
-        match error {
-            RequestError::NotLeader { leader, .. } => routes.set_leader(region, *leader),
-            RequestError::EpochNotMatch(regions) => {
-                let newer: &[Region] = regions;
-                if newer.iter().all(|r| r.epoch.version <= attempt.context.epoch.version) {
-                    routes.forget(region);
-                }
-                for region in newer {
-                    routes.learn(region.clone(), region.peer_on(store).map(|p| p.id));
-                }
+    /// The retry plan decides what follows.
+    fn after_failure(
+        &mut self,
+        client: usize,
+        kind: FailureKind,
+        pause_ms_min: u64,
+        attempt: Option<Attempt>,
+    ) {
+        let now = self.now_us();
+        let Some(underway) = &mut self.clients.list[client].underway else { return };
+        let elapsed_ms = (now - underway.began_us) / 1_000;
+        match underway.plan.on_failure(kind, elapsed_ms, pause_ms_min) {
+            Decision::RetryAfterMs(ms) => {
+                self.stats.retries += 1;
+                let after = ms * 1_000 + self.clients.rng.below(2_000);
+                self.plan(after, Event::Client(ClientEvent::Try(client)));
             }
-            RequestError::RegionNotFound(_) | RequestError::PeerMismatch { .. } => {
-                routes.set_leader(region, None);
-                if forget {
-                    routes.forget(region);
-                }
+            Decision::Fail if underway.is_last => {
+                let wish = underway.wish.clone();
+                self.violate(format!("{wish:?} found no answer in a cluster at rest: {kind}"));
             }
-            _ => {}
+            Decision::Fail => self.end(client, None),
+            Decision::Undetermined => self.end(client, attempt.map(|attempt| (attempt, Outcome::Unknown))),
         }
     }
 

@@ -19,6 +19,8 @@ pub mod kv;
 pub mod nemesis;
 pub mod network;
 pub mod operator;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod profile;
 pub mod routes;
 pub mod run;

@@ -82,9 +82,14 @@ impl World {
                     all.into_iter().for_each(|id| self.strike_down(id, true));
                 }
             }
-            Fault::Pause => self.pause(store),
+            Fault::Pause => self.pause(store, 50_000, 2_550_000),
+            Fault::LongPause => self.pause(store, 1_000_000, 30_000_000),
             Fault::Stall => self.stall(store),
             Fault::Isolate | Fault::OneWay => self.cut(store, fault == Fault::OneWay),
+            Fault::Partition => self.partition(&all),
+            Fault::SlowLink => self.slow_link(&all),
+            Fault::PlacementLeader => self.strike_placement(),
+            Fault::AddStore => self.add_store(),
             Fault::SlowDisk | Fault::FailDisk => self.spoil_disk(store, fault == Fault::FailDisk),
             Fault::Checkpoint => {
                 if let Some(store) = self.hosts[&store].store() {
@@ -133,9 +138,9 @@ impl World {
         self.plan(after, Event::Restart(id));
     }
 
-    fn pause(&mut self, id: StoreId) {
+    fn pause(&mut self, id: StoreId, us_min: u64, us_max: u64) {
         let now = self.now_us();
-        let us = 50_000 + self.nemesis.rng.below(2_500_000);
+        let us = self.nemesis.rng.range(us_min..us_max);
         let Some(host) = self.hosts.get_mut(&id).filter(|h| h.running.is_some()) else { return };
         host.paused_until_us = host.paused_until_us.max(now + us);
         self.stats.pauses += 1;
@@ -143,10 +148,23 @@ impl World {
     }
 
     fn stall(&mut self, id: StoreId) {
+        let Some(running) = self.hosts.get(&id).and_then(|h| h.running.as_ref()) else { return };
+        let number = self.nemesis.rng.index(running.workers.len());
+        self.stall_worker(id, number);
+    }
+
+    /// What a store commits is applied late.
+    fn stall_apply(&mut self, id: StoreId) {
+        let Some(running) = self.hosts.get(&id).and_then(|h| h.running.as_ref()) else { return };
+        let workers = running.workers.iter().enumerate().filter(|(_, w)| w.name.starts_with("apply"));
+        let numbers: Vec<usize> = workers.map(|(number, _)| number).collect();
+        numbers.into_iter().for_each(|number| self.stall_worker(id, number));
+    }
+
+    fn stall_worker(&mut self, id: StoreId, number: usize) {
         let now = self.now_us();
         let us = 50_000 + self.nemesis.rng.below(2_500_000);
         let Some(running) = self.hosts.get_mut(&id).and_then(|h| h.running.as_mut()) else { return };
-        let number = self.nemesis.rng.index(running.workers.len());
         let worker = &mut running.workers[number];
         worker.busy_until_us = worker.busy_until_us.max(now + us);
         let name = worker.name.clone();
@@ -192,6 +210,67 @@ impl World {
         self.plan(after, Event::Mend);
     }
 
+    /// Nothing arrives at a store any more, for a moment.
+    pub(super) fn deafen(&mut self, id: StoreId) {
+        let now = self.now_us();
+        let others: Vec<StoreId> = self.hosts.keys().copied().filter(|o| *o != id).collect();
+        others.into_iter().for_each(|other| self.network.cut(other, id));
+        self.trace.note(now, &[37, id.0], || format!("store {id} hears nobody"));
+        self.stats.cuts += 1;
+        let after = 100_000 + self.nemesis.rng.below(1_000_000);
+        self.plan(after, Event::Mend);
+    }
+
+    fn partition(&mut self, all: &[StoreId]) {
+        let (here, there): (Vec<StoreId>, Vec<StoreId>) =
+            all.iter().partition(|_| self.nemesis.rng.chance(1, 2));
+        for a in &here {
+            for b in &there {
+                self.network.cut(*a, *b);
+                self.network.cut(*b, *a);
+            }
+        }
+        let now = self.now_us();
+        self.trace.note(now, &[38], || format!("{here:?} and {there:?} do not hear each other"));
+        self.stats.cuts += 1;
+        let after = 100_000 + self.nemesis.rng.below(3_000_000);
+        self.plan(after, Event::Mend);
+    }
+
+    fn slow_link(&mut self, all: &[StoreId]) {
+        let (from, to) = (*self.nemesis.rng.pick(all), *self.nemesis.rng.pick(all));
+        let more_us = 5_000 + self.nemesis.rng.below(500_000);
+        self.network.slow_down(from, to, more_us);
+        let now = self.now_us();
+        self.trace.note(now, &[39, from.0, to.0], || {
+            format!("the way from {from} to {to} takes {} ms longer", more_us / 1_000)
+        });
+        let after = 100_000 + self.nemesis.rng.below(3_000_000);
+        self.plan(after, Event::Mend);
+    }
+
+    fn strike_placement(&mut self) {
+        let led = self.operator.leaders().find(|status| status.region.id == RegionId::META);
+        let Some(store) = led.map(|status| status.peer.store).filter(|id| self.hosts.contains_key(id)) else {
+            return;
+        };
+        self.stats.placement_strikes += 1;
+        match self.nemesis.rng.below(3) {
+            0 => self.strike_down(store, true),
+            1 => self.cut(store, false),
+            _ => self.pause(store, 50_000, 2_550_000),
+        }
+    }
+
+    /// One machine more, once a run.
+    fn add_store(&mut self) {
+        if self.hosts.len() as u64 == self.profile.stores && self.stats.added == 0 {
+            self.profile.stores += 1;
+            self.stats.added += 1;
+            self.plan(0, Event::Join);
+        }
+    }
+
     fn spoil_disk(&mut self, id: StoreId, fail: bool) {
         let rng = &mut self.nemesis.rng;
         let calls = [Call::LogWrite, Call::LogSync, Call::LogFlush, Call::Write, Call::Flush, Call::Ingest];
@@ -230,7 +309,13 @@ impl World {
         }
         let status = self.nemesis.rng.pick(&led).clone();
         match fault {
-            Fault::Split => self.split(&status),
+            Fault::Split => {
+                self.split(&status);
+                // The children may live elsewhere before the parent's leader has applied the split (trap T4).
+                if self.nemesis.rng.chance(1, 3) {
+                    self.stall_apply(status.peer.store);
+                }
+            }
             Fault::Move => self.move_replica(&status),
             _ => {
                 let voters: Vec<&Peer> =
@@ -238,6 +323,11 @@ impl World {
                 if !voters.is_empty() {
                     let to = self.nemesis.rng.pick(&voters).id;
                     self.administer(&status, AdminCommand::TransferLeader(to));
+                    // The old leader may not hear that it is one no more (trap T21).
+                    if self.nemesis.rng.chance(1, 3) {
+                        let after = self.nemesis.rng.below(60_000);
+                        self.plan(after, Event::Deafen(status.peer.store));
+                    }
                 }
             }
         }

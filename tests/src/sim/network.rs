@@ -113,6 +113,8 @@ pub struct Network {
     profile: NetProfile,
     /// Directions `(from, to)` that carry nothing.
     cut: BTreeSet<(StoreId, StoreId)>,
+    /// How much longer directions take.
+    slow_us: BTreeMap<(StoreId, StoreId), u64>,
     /// When the last frame of `(from, to, worker)` arrives.
     lanes: BTreeMap<(StoreId, StoreId, usize), u64>,
     streams: BTreeMap<u64, Stream>,
@@ -129,6 +131,7 @@ impl Network {
             rng,
             profile,
             cut: BTreeSet::new(),
+            slow_us: BTreeMap::new(),
             lanes: BTreeMap::new(),
             streams: BTreeMap::new(),
             by_sender: BTreeMap::new(),
@@ -142,9 +145,20 @@ impl Network {
         self.cut.insert((from, to));
     }
 
+    /// Makes the direction `from` → `to` slower.
+    pub fn slow_down(&mut self, from: StoreId, to: StoreId, more_us: u64) {
+        self.slow_us.insert((from, to), more_us);
+    }
+
+    /// A delay on the way `from` → `to`.
+    fn delay_between(&mut self, from: StoreId, to: StoreId) -> u64 {
+        self.delay_us() + self.slow_us.get(&(from, to)).copied().unwrap_or(0)
+    }
+
     /// Mends everything.
     pub fn mend(&mut self) {
         self.cut.clear();
+        self.slow_us.clear();
     }
 
     /// Ends all faults for good.
@@ -183,7 +197,7 @@ impl Network {
             }
             return Vec::new();
         }
-        let mut at = now_us + self.delay_us();
+        let mut at = now_us + self.delay_between(from, to);
         if !self.rng.chance(self.profile.reorder_permille, 1_000) {
             let lane = self.lanes.entry((from, to, worker)).or_default();
             at = at.max(*lane + 1);
@@ -243,7 +257,8 @@ impl Network {
         if self.is_cut(stream.receiver, stream.sender) || self.breaks() {
             return self.break_stream(now_us, connection);
         }
-        let at = (now_us + self.delay_us()).max(stream.back_free_us + 1);
+        let delay = self.delay_between(stream.receiver, stream.sender);
+        let at = (now_us + delay).max(stream.back_free_us + 1);
         self.streams.entry(connection).and_modify(|s| s.back_free_us = at);
         let news = StreamNews::Reply(bytes.into());
         vec![(at, Delivery::Stream { to: stream.sender, connection, news })]
@@ -259,7 +274,8 @@ impl Network {
         if self.is_cut(stream.sender, stream.receiver) || self.breaks() {
             return self.break_stream(now_us, connection);
         }
-        let at = (now_us + self.delay_us()).max(stream.forward_free_us + 1);
+        let delay = self.delay_between(stream.sender, stream.receiver);
+        let at = (now_us + delay).max(stream.forward_free_us + 1);
         self.streams.entry(connection).and_modify(|s| s.forward_free_us = at);
         if closes {
             self.streams.remove(&connection);

@@ -33,12 +33,22 @@ pub enum Fault {
     Blackout,
     /// A process stands still.
     Pause,
+    /// A process stands still for 1 to 30 seconds, as after a laptop's sleep.
+    LongPause,
     /// One worker of a process stands still.
     Stall,
     /// A store is cut off.
     Isolate,
     /// One direction between two stores is cut.
     OneWay,
+    /// The stores fall into two halves that do not hear each other.
+    Partition,
+    /// One direction between two stores takes up to half a second longer.
+    SlowLink,
+    /// Whoever leads the meta region, and so placement, is killed, cut off or stands still.
+    PlacementLeader,
+    /// A machine more joins the cluster.
+    AddStore,
     /// A disk becomes slow.
     SlowDisk,
     /// A disk fails.
@@ -54,14 +64,19 @@ pub enum Fault {
 }
 
 /// Every fault, with the share of seeds that have it, of 100.
-const FAULTS: [(Fault, u64); 13] = [
+const FAULTS: [(Fault, u64); 18] = [
     (Fault::Kill, 50),
     (Fault::PowerCut, 50),
     (Fault::Blackout, 15),
     (Fault::Pause, 40),
+    (Fault::LongPause, 5),
     (Fault::Stall, 40),
     (Fault::Isolate, 50),
     (Fault::OneWay, 30),
+    (Fault::Partition, 30),
+    (Fault::SlowLink, 30),
+    (Fault::PlacementLeader, 25),
+    (Fault::AddStore, 10),
     (Fault::SlowDisk, 25),
     (Fault::FailDisk, 15),
     (Fault::Split, 50),
@@ -97,7 +112,8 @@ pub struct Profile {
     pub nemesis_us_max: u64,
     /// Delay between a message for a worker and its turn, at most.
     pub turn_us_max: u64,
-    /// Largest drift of a store's clock, in parts per million.
+    /// Largest drift of a store's clock, in parts per million. Leases of 4.5 ticks are safe while an election timeout of
+    /// 6 ticks, one of them not whole, is longer: up to 5 %.
     pub drift_ppm_max: u64,
     /// The network.
     pub net: NetProfile,
@@ -134,7 +150,7 @@ impl Profile {
             chaos_us: rng.range(2_000..7_000) * 1_000,
             nemesis_us_max: *rng.pick(&[100_000, 300_000, 800_000, 2_000_000]),
             turn_us_max: *rng.pick(&[10, 100, 1_000, 4_000]),
-            drift_ppm_max: *rng.pick(&[0, 200, 5_000]),
+            drift_ppm_max: *rng.pick(&[0, 200, 5_000, 40_000]),
             net: draw_net(rng),
             faults,
             #[cfg(feature = "planted")]

@@ -1,64 +1,71 @@
-//! What a client knows of regions and leaders. An older epoch never replaces a newer one.
+//! What a simulated client knows of regions and leaders: the product's own route table, taught by the errors of stores
+//! in the form in which the protocol carries them. Every change is checked.
 
-use std::collections::BTreeMap;
+use flotilla_proto::errorpb;
+use flotilla_raftstore::{RequestError, wire};
+use flotilla_region::{PeerId, Region};
+use flotilla_router::{Asked, Lesson, RegionCache, Route, learn};
 
-use bytes::Bytes;
-use flotilla_region::{Peer, PeerId, Region, RegionId};
+use crate::check::routes::check_routes;
 
-/// A cached region.
-#[derive(Clone, Debug)]
-pub struct Route {
-    /// Descriptor.
-    pub region: Region,
-    /// Supposed leader.
-    pub leader: Option<PeerId>,
-}
-
-/// A client's cache, by start key.
+/// A client's routes.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
-    by_start: BTreeMap<Bytes, Route>,
+    cache: RegionCache,
 }
 
 impl Routes {
-    /// The cached region of a key.
+    /// The route of a key.
     pub fn find(&self, key: &[u8]) -> Option<&Route> {
-        let (_, route) = self.by_start.range(..=Bytes::copy_from_slice(key)).next_back()?;
-        route.region.range.contains(key).then_some(route)
+        self.cache.locate(key)
     }
 
-    /// Learns a region, unless something newer is known of its keys.
-    pub fn learn(&mut self, region: Region, leader: Option<PeerId>) {
-        let overlapping: Vec<Bytes> = self
-            .by_start
-            .iter()
-            .filter(|(_, r)| r.region.range.overlaps(&region.range))
-            .map(|(start, _)| start.clone())
-            .collect();
-        let newer = |known: &Region| {
-            known.epoch.version > region.epoch.version
-                || known.id == region.id && region.epoch.is_stale_against(&known.epoch)
-        };
-        if overlapping.iter().any(|start| newer(&self.by_start[start].region)) {
-            return;
-        }
-        for start in overlapping {
-            self.by_start.remove(&start);
-        }
-        self.by_start.insert(region.range.start.clone(), Route { region, leader });
+    /// Placement told of a region.
+    ///
+    /// # Errors
+    /// The table went back to something older.
+    pub fn insert(&mut self, region: Region, leader: Option<PeerId>) -> Result<(), String> {
+        self.change(|cache| cache.insert(region, leader)).map(|_| ())
     }
 
-    /// Notes who leads; `None` = unknown. A leader that the cached region does not name shows that it is old.
-    pub fn set_leader(&mut self, region: RegionId, leader: Option<Peer>) {
-        let unknown = |route: &Route| leader.is_some_and(|p| route.region.peer(p.id).is_none());
-        self.by_start.retain(|_, route| route.region.id != region || !unknown(route));
-        for route in self.by_start.values_mut().filter(|r| r.region.id == region) {
-            route.leader = leader.map(|p| p.id);
-        }
+    /// A store refused a request.
+    ///
+    /// # Errors
+    /// The table went back to something older.
+    pub fn learn(&mut self, asked: Asked, error: &RequestError) -> Result<Lesson, String> {
+        self.change(|cache| learn(cache, asked, &in_the_protocol(error)))
     }
 
-    /// Forgets a region.
-    pub fn forget(&mut self, region: RegionId) {
-        self.by_start.retain(|_, route| route.region.id != region);
+    /// A peer did not answer.
+    pub fn failed(&mut self, asked: Asked) {
+        self.cache.peer_failed(asked.region, asked.peer);
     }
+
+    fn change<T>(&mut self, change: impl FnOnce(&mut RegionCache) -> T) -> Result<T, String> {
+        let before = self.cache.clone();
+        let told = change(&mut self.cache);
+        check_routes(&before, &self.cache).map(|()| told)
+    }
+}
+
+/// A refusal as a store's service sends it; kinds that need no detail are left without one.
+fn in_the_protocol(error: &RequestError) -> errorpb::Error {
+    let mut reply = errorpb::Error { message: error.to_string(), ..Default::default() };
+    match error {
+        RequestError::NotLeader { region, leader } => {
+            let leader = leader.as_ref().map(wire::peer_to_wire);
+            reply.not_leader = Some(errorpb::NotLeader { region_id: region.0, leader });
+        }
+        RequestError::EpochNotMatch(regions) => {
+            let current_regions = regions.iter().map(wire::region_to_wire).collect();
+            reply.epoch_not_match = Some(errorpb::EpochNotMatch { current_regions });
+        }
+        RequestError::Busy => reply.server_is_busy = Some(errorpb::ServerIsBusy::default()),
+        RequestError::Stale => reply.stale_command = Some(errorpb::StaleCommand {}),
+        RequestError::ReadNotReady(_) => {
+            reply.read_index_not_ready = Some(errorpb::ReadIndexNotReady::default());
+        }
+        _ => {}
+    }
+    reply
 }

@@ -29,9 +29,9 @@ pub struct Options {
     pub calm: bool,
     /// Simulated seconds with faults; 0 = as the seed draws.
     pub seconds: u64,
-    /// Test only: disks report a sync of `log` without doing it.
+    /// A bug that is to be found.
     #[cfg(feature = "planted")]
-    pub skip_log_sync: bool,
+    pub planted: Option<super::planted::Planted>,
 }
 
 /// What became of a seed.
@@ -60,9 +60,11 @@ pub fn run_seed(seed: u64, options: Options) -> Outcome {
     if options.seconds > 0 {
         profile.chaos_us = options.seconds * 1_000_000;
     }
+    #[cfg(feature = "planted")]
+    super::planted::plant(options.planted);
     let mut world = World::new(seed, profile, options.print);
     #[cfg(feature = "planted")]
-    if options.skip_log_sync {
+    if options.planted.is_some_and(|planted| planted.is_of_the_disk()) {
         world.skip_log_sync();
     }
     if options.print {
@@ -195,6 +197,7 @@ impl World {
             for region in regions_on(&*view)? {
                 self.watch.replicas.check(host.id, &region, &*view)?;
             }
+            self.watch.logs.check(host.id, &*host.engine, true)?;
         }
         check_tiling(self.operator.leaders().map(|s| &*s.region))?;
         let forgotten = self

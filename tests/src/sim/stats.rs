@@ -35,13 +35,17 @@ pub struct Stats {
     pub cuts: u64,
     /// Machines lost for good.
     pub lost: u64,
+    /// Machines that joined later.
+    pub added: u64,
+    /// Strikes at the leader of placement.
+    pub placement_strikes: u64,
     /// Stores that stopped because their disk failed.
     pub fatal: u64,
 }
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 17] {
+    pub fn list(&self) -> [(&'static str, u64); 19] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -59,6 +63,8 @@ impl Stats {
             ("pauses", self.pauses),
             ("cuts", self.cuts),
             ("lost", self.lost),
+            ("added", self.added),
+            ("placement strikes", self.placement_strikes),
             ("fatal", self.fatal),
         ]
     }
@@ -92,6 +98,8 @@ impl Stats {
         self.pauses += other.pauses;
         self.cuts += other.cuts;
         self.lost += other.lost;
+        self.added += other.added;
+        self.placement_strikes += other.placement_strikes;
         self.fatal += other.fatal;
     }
 }

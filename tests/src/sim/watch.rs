@@ -2,12 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_raftstore::{PeerStatus, RegionContext};
+use flotilla_proto::flotilla as pb;
+use flotilla_raftstore::{PeerStatus, RegionContext, wire};
 use flotilla_region::{PeerId, RegionId, StoreId, Term};
 
 use super::world::{Event, World};
+use crate::check::elections::Elections;
+use crate::check::graves::Graves;
+use crate::check::identities::Identities;
 use crate::check::leases::{Lease, check_leases};
+use crate::check::log_matching::LogMatching;
 use crate::check::positions::Positions;
+use crate::check::promises::Promises;
 use crate::check::replicas::Replicas;
 use crate::check::tiling::check_disjoint;
 
@@ -20,7 +26,15 @@ pub struct Watch {
     /// Positions of every peer in the present life of its store.
     pub positions: Positions,
     /// Who led in which term.
-    leaders: BTreeMap<(RegionId, Term), PeerId>,
+    elections: Elections,
+    /// What peers have told others.
+    pub promises: Promises,
+    /// Peers that had data.
+    graves: Graves,
+    /// Uses of peer ids.
+    identities: Identities,
+    /// Entries on all disks.
+    pub logs: LogMatching,
     /// Shapes of regions that were seen, for asking after leases.
     shapes: BTreeMap<RegionId, BTreeMap<u64, RegionContext>>,
     /// Contents by position.
@@ -33,6 +47,7 @@ impl Watch {
     /// A store's process ended: what it had in memory may fall back.
     pub fn on_death(&mut self, store: StoreId) {
         self.positions.forget(store);
+        self.graves.forget(store);
     }
 }
 
@@ -50,16 +65,6 @@ impl World {
     /// A peer told its state.
     pub(super) fn check_status(&mut self, store: StoreId, status: &PeerStatus) {
         let region = &status.region;
-        if status.is_leader {
-            let first = *self.watch.leaders.entry((region.id, status.term)).or_insert(status.peer.id);
-            if first != status.peer.id {
-                let (id, term) = (region.id, status.term.0);
-                return self.violate(format!(
-                    "region {id} has two leaders in term {term}: {first} and {}",
-                    status.peer.id
-                ));
-            }
-        }
         let context =
             RegionContext { region: region.id, epoch: region.epoch, peer: PeerId::ZERO, term: Term::ZERO };
         let shapes = self.watch.shapes.entry(region.id).or_default();
@@ -67,8 +72,31 @@ impl World {
         if shapes.len() > 4 {
             shapes.pop_first();
         }
-        if let Err(what) = self.watch.positions.check(store, status) {
+        let agreement = self.agreement.clone();
+        let watch = &mut self.watch;
+        let led = match status.is_leader {
+            true => watch.elections.check(status, &agreement.lock().expect("one thread")),
+            false => Ok(()),
+        };
+        let checked = led
+            .and_then(|()| watch.positions.check(store, status))
+            .and_then(|()| watch.promises.check(status))
+            .and_then(|()| watch.graves.check(store, status))
+            .and_then(|()| watch.identities.check(region));
+        if let Err(what) = checked {
             self.violate(what);
+        }
+    }
+
+    /// A frame arrived: what its messages promise is remembered.
+    pub(super) fn check_frame(&mut self, frame: &pb::StoreFrame) {
+        for raft in &frame.messages {
+            let message = raft.message.clone().and_then(wire::message_from_wire);
+            let told =
+                message.map_or(Ok(()), |m| self.watch.promises.on_message(RegionId(raft.region_id), &m));
+            if let Err(what) = told {
+                self.violate(what);
+            }
         }
     }
 
@@ -86,6 +114,7 @@ impl World {
     }
 
     fn look_at_disks(&mut self) -> Result<(), String> {
+        let ids: Vec<StoreId> = self.hosts.keys().copied().collect();
         for host in self.hosts.values().filter(|h| h.running.is_some()) {
             let view = host.engine_snapshot();
             let regions = check_disjoint(host.id, &*view)?;
@@ -94,6 +123,7 @@ impl World {
                 self.watch.replicas.check(host.id, region, &*view)?;
             }
         }
-        Ok(())
+        let host = self.rng.pick(&ids);
+        self.watch.logs.check(*host, &*self.hosts[host].engine, false)
     }
 }

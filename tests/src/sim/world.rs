@@ -51,6 +51,8 @@ pub enum Event {
     Nemesis,
     /// A process starts again.
     Restart(StoreId),
+    /// A store hears nobody any more.
+    Deafen(StoreId),
     /// All cuts of the network are mended.
     Mend,
     /// A disk becomes healthy.
@@ -214,6 +216,7 @@ impl World {
             Event::Operate => self.operate(),
             Event::Nemesis => self.strike(),
             Event::Restart(store) => self.start(store),
+            Event::Deafen(store) => self.deafen(store),
             Event::Mend => self.network.mend(),
             Event::RepairDisk(store) => self.repair_disk(store),
             Event::Join => self.ask_to_join(),
@@ -448,6 +451,7 @@ impl World {
                 let sum = u64::from(crc32fast::hash(&bytes));
                 let frame = pb::StoreFrame::decode(bytes).expect("the simulated network damages nothing");
                 self.trace.note(now, &[4, from.0, to.0, sum], || super::describe::frame(&frame));
+                self.check_frame(&frame);
                 let refused = self.hosts[&to].store().map(|store| store.on_frame(frame));
                 if let Some(Err(why)) = refused {
                     self.violate(format!("store {to} refused a frame of store {from}: {why}"));

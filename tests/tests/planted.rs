@@ -1,0 +1,54 @@
+//! Bugs made on purpose are found: `cargo nextest run -p flotilla-tests --features planted --test planted`. A test a
+//! bug; each prints the seed that found it, and what it found.
+#![cfg(feature = "planted")]
+
+use flotilla_tests::sim::planted::{ALL, Planted};
+use flotilla_tests::sim::run::{Options, run_seed};
+
+/// Seeds within which a planted bug must be found.
+const SEEDS: u64 = 400;
+
+fn must_be_found(name: &str) {
+    let planted = Planted::find(name).expect("the name is in the list");
+    let options = Options { planted: Some(planted), ..Options::default() };
+    let found = (0..SEEDS).find_map(|seed| run_seed(seed, options).violation.map(|what| (seed, what)));
+    let (seed, what) = found.unwrap_or_else(|| panic!("{name}: not found by {SEEDS} seeds"));
+    let what: String = what.chars().take(200).collect();
+    println!("{name}: found by seed {seed}: {what}");
+}
+
+macro_rules! found {
+    ($($test:ident: $name:literal,)*) => {
+        $(#[test]
+        fn $test() {
+            must_be_found($name);
+        })*
+
+        #[test]
+        fn every_planted_bug_has_a_test() {
+            let tested = [$($name),*];
+            let untested: Vec<_> = ALL.iter().filter(|planted| !tested.contains(&planted.name)).collect();
+            assert!(untested.is_empty(), "{untested:?}");
+        }
+    };
+}
+
+found! {
+    a_vote_that_is_not_persisted: "vote-not-persisted",
+    an_acknowledgement_before_the_sync: "ack-before-sync",
+    a_sync_that_is_none: "sync-that-is-none",
+    a_lease_kept_through_a_transfer: "lease-through-transfer",
+    a_read_index_before_the_first_commit_of_the_term: "read-index-before-own-commit",
+    a_split_over_the_vote_of_the_child: "split-over-vote",
+    a_child_range_served_by_the_old_parent: "child-served-by-parent",
+    a_child_forgotten_at_a_crash: "child-forgotten",
+    a_stale_epoch_accepted_at_apply: "stale-epoch-applied",
+    a_snapshot_that_misses_the_last_key: "snapshot-misses-last-key",
+    a_snapshot_over_an_overlapping_region: "snapshot-overlap",
+    a_log_truncated_past_the_durable_index: "truncated-too-far",
+    an_applied_index_apart_from_its_data: "applied-index-apart",
+    a_forgotten_tombstone: "no-tombstone",
+    a_peer_id_used_twice: "peer-id-twice",
+    an_older_epoch_kept_by_the_router: "older-epoch-in-routes",
+    a_swap_applied_twice_after_an_unknown_outcome: "swap-repeated",
+}
