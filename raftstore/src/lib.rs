@@ -45,6 +45,6 @@ pub use msg::{
 };
 pub use shared::{Counters, FatalHook};
 pub use state::{LogId, RegionState, StoreIdent};
-pub use store::{Seams, Store, Workers};
+pub use store::{Held, Seams, Store, Workers};
 pub use time::{Clock, Time};
 pub use transport::{ReplyTo, SnapshotEvent, StreamId, Transport};

@@ -258,6 +258,11 @@ impl StoreRanges {
         true
     }
 
+    /// Number of reservations.
+    pub(crate) fn reserved(&self) -> usize {
+        self.reserved.len()
+    }
+
     /// Gives a reservation up.
     pub(crate) fn unreserve(&mut self, region: RegionId) {
         self.reserved.remove(&region);

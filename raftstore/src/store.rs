@@ -1,6 +1,7 @@
 //! The store as its embedder sees it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::wire::pb;
 use bytes::Bytes;
@@ -61,6 +62,15 @@ pub struct Store {
     shared: Arc<Shared>,
     background: Address<BackgroundMsg>,
     directory: Arc<RwLock<Directory>>,
+}
+
+/// What requests and snapshots under way hold of a store: nothing while it is at rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Bytes of requests that are not answered.
+    pub request_bytes: u64,
+    /// Key ranges reserved for snapshots.
+    pub reserved_ranges: usize,
 }
 
 /// The state machines of an open store. The wiring gives each a thread that loops around `turn`; a simulator takes
@@ -173,6 +183,14 @@ impl Store {
     /// Event counts.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    /// What is not given back yet.
+    pub fn held(&self) -> Held {
+        Held {
+            request_bytes: self.shared.pending_bytes.load(Ordering::Relaxed),
+            reserved_ranges: self.shared.ranges.lock().reserved(),
+        }
     }
 
     /// Whether the store has met a fatal error.

@@ -7,6 +7,7 @@ pub mod expiry;
 pub mod graves;
 pub mod history;
 pub mod identities;
+pub mod leaks;
 pub mod leases;
 pub mod linear;
 pub mod log_matching;

@@ -266,6 +266,8 @@ impl World {
     fn add_store(&mut self) {
         if self.hosts.len() as u64 == self.profile.stores && self.stats.added == 0 {
             self.profile.stores += 1;
+            let wanted = self.profile.config.placement.replicas;
+            self.profile.replicas = wanted.min(self.profile.stores as usize);
             self.stats.added += 1;
             self.plan(0, Event::Join);
         }

@@ -10,6 +10,7 @@ use flotilla_region::{PeerRole, Region, RegionId};
 use super::profile::Profile;
 use super::stats::Stats;
 use super::world::World;
+use crate::check::leaks::{check_held, check_member};
 use crate::check::linear::{Verdict, check};
 use crate::check::tiling::{check_tiling, regions_on};
 
@@ -150,15 +151,18 @@ impl World {
             return Some(format!("clients wait: {}", self.clients.waiting().join(", ")));
         }
         let mut regions: BTreeMap<RegionId, Region> = BTreeMap::new();
+        let mut replicas = Vec::new();
         for host in self.hosts.values() {
             for region in regions_on(&*host.engine_snapshot()).ok()? {
                 let known = regions.entry(region.id).or_insert_with(|| region.clone());
                 if known.epoch.is_stale_against(&region.epoch) {
-                    *known = region;
+                    *known = region.clone();
                 }
+                replicas.push((host.id, region));
             }
         }
-        regions.values().find_map(|region| self.unrest_of(region))
+        let left = |(store, found): &(_, Region)| check_member(*store, found, &regions[&found.id]).err();
+        regions.values().find_map(|region| self.unrest_of(region)).or_else(|| replicas.iter().find_map(left))
     }
 
     fn unrest_of(&self, region: &Region) -> Option<String> {
@@ -198,6 +202,11 @@ impl World {
                 self.watch.replicas.check(host.id, &region, &*view)?;
             }
             self.watch.logs.check(host.id, &*host.engine, true)?;
+        }
+        for host in self.hosts.values() {
+            if let Some(store) = host.store() {
+                check_held(host.id, &store.held(), host.engine.views())?;
+            }
         }
         check_tiling(self.operator.leaders().map(|s| &*s.region))?;
         let forgotten = self

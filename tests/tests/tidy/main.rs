@@ -11,6 +11,7 @@ mod graph;
 mod manifests;
 mod rules;
 mod source;
+mod traps;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -163,4 +164,12 @@ fn files_named_in_documents_exist() {
         documents::check_named_files(name, &text, exists)
     });
     expect_none("named but missing", findings.collect());
+}
+
+#[test]
+fn every_trap_has_a_row_and_what_catches_it_exists() {
+    let findings = traps::check_traps(&read("tests/TRAPS.md"), &read("tests/src/sim/planted.rs"), |path| {
+        root().join(path).exists()
+    });
+    expect_none("tests/TRAPS.md", findings);
 }

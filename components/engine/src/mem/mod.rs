@@ -161,6 +161,11 @@ impl MemEngine {
         (disk.log_unsynced.len(), disk.data_unflushed.len())
     }
 
+    /// Views of `data` that are not dropped yet.
+    pub fn views(&self) -> usize {
+        self.shared.lock().snapshots
+    }
+
     /// Replaces the disk by an empty one. Snapshots must have been dropped.
     pub fn wipe(&self) {
         let mut disk = self.shared.lock();
