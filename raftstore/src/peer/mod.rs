@@ -52,6 +52,8 @@ pub(crate) struct Peer {
     silent_until: Time,
     /// Since when no leader is known.
     pub(crate) leaderless_since: Option<Time>,
+    /// When a leader last sent anything.
+    pub(crate) heard_at: Time,
     pub(crate) written_bytes: u64,
     /// Position of a split proposed here and not yet applied.
     pub(crate) pending_split: Option<Index>,
@@ -123,6 +125,7 @@ impl Peer {
             snapshot: None,
             silent_until: if restarted { env.now.plus_ms(election_ms) } else { Time::default() },
             leaderless_since: Some(env.now),
+            heard_at: env.now,
             written_bytes: 0,
             pending_split: None,
             logged_vote: None,
@@ -214,7 +217,10 @@ impl Peer {
         self.node.tick();
         self.writes.expire(env.now, self.region.id);
         self.reads.retry(env.now, env.shared.config.election_ticks as u64 * env.shared.config.tick_ms);
-        if self.node.leader().is_zero() {
+        // A learner never campaigns, so that the core goes on naming a leader that has long removed it.
+        let election_ms = env.shared.config.election_ticks as u64 * env.shared.config.tick_ms;
+        let silent = !self.is_leader() && env.now.ms_since(self.heard_at) >= 2 * election_ms;
+        if self.node.leader().is_zero() || silent {
             self.leaderless_since.get_or_insert(env.now);
         } else {
             self.leaderless_since = None;

@@ -28,6 +28,9 @@ impl Peer {
         if self.region.peer(message.from).is_none() {
             self.senders.insert(message.from, from_store);
         }
+        if matches!(message.kind, MessageKind::Append | MessageKind::Heartbeat | MessageKind::Snapshot) {
+            self.heard_at = env.now;
+        }
         if message.kind == MessageKind::ReadIndex {
             self.lease.share(self.node.term());
         }
