@@ -331,7 +331,7 @@ impl RaftWorker {
         let engine = self.env.shared.engine.clone();
         let mut loaded = PeerLog::load(engine, region.id, me.id, Some(INIT_LOG), region.conf_state())?;
         if let Some(state) = adopted {
-            loaded.log.adopt(state);
+            loaded.adopt(state);
         }
         let id = region.id;
         let new = NewPeer { region: Arc::new(region), me, applied: INIT_LOG, loaded, restarted: false };

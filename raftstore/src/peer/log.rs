@@ -39,6 +39,21 @@ pub(crate) struct LoadedLog {
     pub mend: Option<LogTask>,
 }
 
+impl LoadedLog {
+    /// Takes over term and vote of an earlier life of the same peer in this process, whose writes may be under way:
+    /// what mends the log is written after them, and must not bring an older state back.
+    pub(crate) fn adopt(&mut self, early: HardState) {
+        let state = &mut self.log.hard_state;
+        if early.term >= state.term {
+            state.term = early.term;
+            state.vote = early.vote;
+        }
+        if let Some(mend) = &mut self.mend {
+            mend.hard_state = Some(*state);
+        }
+    }
+}
+
 impl PeerLog {
     /// Loads what `log` holds for the peer (rule W3). `applied` is what `data` says; `None` for a peer that has no
     /// descriptor yet.
@@ -103,14 +118,6 @@ impl PeerLog {
             applied,
         };
         Ok(LoadedLog { log, mend })
-    }
-
-    /// Takes over term and vote of an earlier life of the same peer in this process, whose writes may be under way.
-    pub(crate) fn adopt(&mut self, early: HardState) {
-        if early.term >= self.hard_state.term {
-            self.hard_state.term = early.term;
-            self.hard_state.vote = early.vote;
-        }
     }
 
     /// Whether `log` holds entries of the peer.

@@ -153,6 +153,11 @@ impl World {
         let mut regions: BTreeMap<RegionId, Region> = BTreeMap::new();
         let mut replicas = Vec::new();
         for host in self.hosts.values() {
+            if let Some(why) =
+                host.store().and_then(|store| check_held(host.id, &store.held(), host.engine.views()).err())
+            {
+                return Some(why);
+            }
             for region in regions_on(&*host.engine_snapshot()).ok()? {
                 let known = regions.entry(region.id).or_insert_with(|| region.clone());
                 if known.epoch.is_stale_against(&region.epoch) {
@@ -202,11 +207,6 @@ impl World {
                 self.watch.replicas.check(host.id, &region, &*view)?;
             }
             self.watch.logs.check(host.id, &*host.engine, true)?;
-        }
-        for host in self.hosts.values() {
-            if let Some(store) = host.store() {
-                check_held(host.id, &store.held(), host.engine.views())?;
-            }
         }
         check_tiling(self.operator.leaders().map(|s| &*s.region))?;
         let forgotten = self
