@@ -1,6 +1,8 @@
 //! Stepping the core and carrying out what it decides.
 
-use flotilla_raft::{HardState, Message, MessageKind, ProgressState, Ready, Role, SoftState};
+use flotilla_raft::{
+    Entry, EntryKind, HardState, Message, MessageKind, ProgressState, Ready, Role, SoftState,
+};
 use flotilla_region::{PeerId, StoreId};
 
 use super::{Peer, Phase};
@@ -78,12 +80,20 @@ impl Peer {
             self.on_soft_state(soft, env);
         }
         self.lease.advance(self.node.commit(), self.applied.index);
+        let is_member_change = |entry: &Entry| entry.kind != EntryKind::Normal;
+        let handed_over = ready.messages.iter().filter(|m| m.to == PeerId::APPLY_THREAD);
+        let members_change = handed_over.flat_map(|m| &m.entries).any(is_member_change);
         for message in ready.messages {
             match message.to {
                 PeerId::APPEND_THREAD => self.persist(message, ready.must_sync, env),
                 PeerId::APPLY_THREAD => self.hand_to_apply(message, env),
                 _ => self.send(message, env),
             }
+        }
+        if members_change {
+            // Before anything that the new membership decides: `data` may fall back behind the change, and only the
+            // commit index then keeps this peer from campaigning among those who were members before.
+            self.log_commit(env);
         }
         for state in &ready.read_states {
             self.on_read_state(state, env);
@@ -171,7 +181,8 @@ impl Peer {
         }
     }
 
-    /// A new commit index alone may be logged late: it is learned anew after a restart.
+    /// A new commit index alone may be logged late: it is learned anew after a restart. Not so where it covers a change
+    /// of membership (`carry_out`) or a split (rule W6).
     fn must_log(&mut self, state: HardState) -> Option<HardState> {
         if self.logged_vote == Some((state.term, state.vote)) {
             self.unlogged_commit = Some(state);
