@@ -112,12 +112,17 @@ impl Default for StoreConfig {
 }
 
 impl StoreConfig {
+    /// The shortest election timeout, in milliseconds.
+    pub(crate) fn election_ms(&self) -> u64 {
+        self.election_ticks as u64 * self.tick_ms
+    }
+
     /// Checks relations between values that safety depends on.
     ///
     /// # Errors
     /// A sentence that names the value.
     pub fn check(&self) -> Result<(), &'static str> {
-        let shortest_election_ms = self.election_ticks as u64 * self.tick_ms;
+        let shortest_election_ms = self.election_ms();
         if self.raft_workers == 0 || self.apply_workers == 0 {
             return Err("raft_workers and apply_workers must be at least 1");
         }

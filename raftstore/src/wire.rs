@@ -10,24 +10,6 @@ pub use pb::{PlacementMessage, RaftMessage, StoreFrame};
 
 use crate::state::entry_kind;
 
-/// Kinds of messages that a peer may send another, by number; local kinds are refused.
-const NETWORK_KINDS: [MessageKind; 14] = [
-    MessageKind::Propose,
-    MessageKind::Append,
-    MessageKind::AppendResponse,
-    MessageKind::Vote,
-    MessageKind::VoteResponse,
-    MessageKind::Snapshot,
-    MessageKind::Heartbeat,
-    MessageKind::HeartbeatResponse,
-    MessageKind::TransferLeader,
-    MessageKind::TimeoutNow,
-    MessageKind::ReadIndex,
-    MessageKind::ReadIndexResponse,
-    MessageKind::PreVote,
-    MessageKind::PreVoteResponse,
-];
-
 /// A core message for the wire.
 pub fn message_to_wire(m: Message) -> pb::Message {
     pb::Message {
@@ -50,7 +32,7 @@ pub fn message_to_wire(m: Message) -> pb::Message {
 
 /// A core message from the wire; `None` if it is none that a peer may send.
 pub fn message_from_wire(m: pb::Message) -> Option<Message> {
-    let kind = NETWORK_KINDS.into_iter().find(|k| *k as u32 == m.kind)?;
+    let kind = MessageKind::BETWEEN_PEERS.into_iter().find(|k| *k as u32 == m.kind)?;
     Some(Message {
         kind,
         to: PeerId(m.to),

@@ -59,6 +59,26 @@ pub enum MessageKind {
     ForgetLeader = 23,
 }
 
+impl MessageKind {
+    /// What peers send each other; the other kinds never leave a process, and none of them is taken from the network.
+    pub const BETWEEN_PEERS: [Self; 14] = [
+        Self::Propose,
+        Self::Append,
+        Self::AppendResponse,
+        Self::Vote,
+        Self::VoteResponse,
+        Self::Snapshot,
+        Self::Heartbeat,
+        Self::HeartbeatResponse,
+        Self::TransferLeader,
+        Self::TimeoutNow,
+        Self::ReadIndex,
+        Self::ReadIndexResponse,
+        Self::PreVote,
+        Self::PreVoteResponse,
+    ];
+}
+
 /// One message. Which fields mean something depends on `kind`; the rest stay at their defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {

@@ -111,7 +111,7 @@ impl Peer {
             let register = ApplyMsg::Register { region: region.clone(), peer: me.id, incarnation, applied };
             env.shared.links.apply_of(region.id).send(register);
         }
-        let election_ms = env.shared.config.election_ticks as u64 * env.shared.config.tick_ms;
+        let election_ms = env.shared.config.election_ms();
         Ok(Self {
             incarnation,
             node,
@@ -216,9 +216,9 @@ impl Peer {
         }
         self.node.tick();
         self.writes.expire(env.now, self.region.id);
-        self.reads.retry(env.now, env.shared.config.election_ticks as u64 * env.shared.config.tick_ms);
+        let election_ms = env.shared.config.election_ms();
+        self.reads.retry(env.now, election_ms);
         // A learner never campaigns, so that the core goes on naming a leader that has long removed it.
-        let election_ms = env.shared.config.election_ticks as u64 * env.shared.config.tick_ms;
         let silent = !self.is_leader() && env.now.ms_since(self.heard_at) >= 2 * election_ms;
         if self.node.leader().is_zero() || silent {
             self.leaderless_since.get_or_insert(env.now);

@@ -19,24 +19,6 @@ pub struct DecodeError;
 #[derive(Debug)]
 pub struct Reader(pub Bytes);
 
-/// What peers send each other; the other kinds never leave a process.
-const KINDS: [MessageKind; 14] = [
-    MessageKind::Propose,
-    MessageKind::Append,
-    MessageKind::AppendResponse,
-    MessageKind::Vote,
-    MessageKind::VoteResponse,
-    MessageKind::Snapshot,
-    MessageKind::Heartbeat,
-    MessageKind::HeartbeatResponse,
-    MessageKind::TransferLeader,
-    MessageKind::TimeoutNow,
-    MessageKind::ReadIndex,
-    MessageKind::ReadIndexResponse,
-    MessageKind::PreVote,
-    MessageKind::PreVoteResponse,
-];
-
 /// Appends a number.
 pub fn put_u64(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&value.to_le_bytes());
@@ -123,7 +105,7 @@ pub fn encode_message(message: &Message) -> Vec<u8> {
 pub fn decode_message(bytes: Bytes) -> Result<Message, DecodeError> {
     let mut reader = Reader(bytes);
     let tag = reader.u8()?;
-    let kind = *KINDS.iter().find(|kind| **kind as u8 == tag).ok_or(DecodeError)?;
+    let kind = MessageKind::BETWEEN_PEERS.into_iter().find(|kind| *kind as u8 == tag).ok_or(DecodeError)?;
     Ok(Message {
         kind,
         reject: reader.bool()?,
