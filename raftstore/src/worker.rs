@@ -17,7 +17,6 @@ use crate::msg::{CreatePeer, Incarnation, LogMsg, LogTask, RaftMsg, ReceivedSnap
 use crate::outbox::{Outbox, raft_message};
 use crate::peer::log::PeerLog;
 use crate::peer::{NewPeer, Peer, Phase};
-use crate::placement::{LedRegion, PlacementMsg};
 use crate::shared::Shared;
 use crate::state::{LogId, RegionState};
 use crate::time::Time;
@@ -32,15 +31,13 @@ pub(crate) struct Env {
     pub outbox: Outbox,
     /// Time of the turn.
     pub now: Time,
-    /// A led region is new or changed its shape: placement, and so clients, are told before the turn ends.
-    pub report_led: bool,
     number: u64,
     incarnations: u64,
 }
 
 impl Env {
     pub(crate) fn new(shared: Arc<Shared>, outbox: Outbox, number: u64) -> Self {
-        Self { shared, outbox, now: Time::default(), report_led: false, number, incarnations: 0 }
+        Self { shared, outbox, now: Time::default(), number, incarnations: 0 }
     }
 
     /// A life that no peer of this process had before.
@@ -55,13 +52,12 @@ pub(crate) struct RaftWorker {
     number: usize,
     env: Env,
     mailbox: Mailbox<RaftMsg>,
-    peers: BTreeMap<RegionId, Peer>,
+    /// Boxed: a look-up shall not drag its neighbours through the caches.
+    peers: BTreeMap<RegionId, Box<Peer>>,
     /// Peers to look at before the turn ends.
-    touched: BTreeSet<RegionId>,
+    touched: Vec<RegionId>,
     /// Removed peers whose log goes once their tombstone is durable (rule W4).
     dead: BTreeSet<(RegionId, PeerId)>,
-    /// What placement was last told of each led region.
-    reported: BTreeMap<RegionId, LedRegion>,
     next_tick: Time,
     ticks: u64,
 }
@@ -73,9 +69,8 @@ impl RaftWorker {
             env,
             mailbox,
             peers: BTreeMap::new(),
-            touched: BTreeSet::new(),
+            touched: Vec::new(),
             dead: BTreeSet::new(),
-            reported: BTreeMap::new(),
             next_tick: Time::default(),
             ticks: 0,
         }
@@ -100,8 +95,7 @@ impl RaftWorker {
             // Nobody else can have been promised anything.
             let _ = peer.node.campaign();
         }
-        self.touched.insert(region.id);
-        self.peers.insert(region.id, peer);
+        self.insert(peer);
         Ok(())
     }
 
@@ -167,15 +161,21 @@ impl RaftWorker {
             }
             RaftMsg::Destroyed { region, incarnation } => self.on_destroyed(region, incarnation),
             RaftMsg::Unreachable(store) => self.on_unreachable(store),
-            RaftMsg::Inspect(tell) => tell(self.peers.values().map(Peer::status).collect()),
+            RaftMsg::Inspect(tell) => tell(self.peers.values().map(|peer| peer.status()).collect()),
             RaftMsg::ShedLeaders => self.shed_leaders(),
             _ => {}
         }
     }
 
+    fn insert(&mut self, peer: Peer) {
+        let mut peer = Box::new(peer);
+        peer.touch(&mut self.touched);
+        self.peers.insert(peer.id(), peer);
+    }
+
     fn touch(&mut self, region: RegionId) -> Option<(&mut Peer, &mut Env)> {
         let peer = self.peers.get_mut(&region)?;
-        self.touched.insert(region);
+        peer.touch(&mut self.touched);
         Some((peer, &mut self.env))
     }
 
@@ -289,7 +289,7 @@ impl RaftWorker {
         let descriptor = Arc::new(Region { id: region, space, epoch, ..Region::default() });
         let new = NewPeer { region: descriptor, me, applied: LogId::default(), loaded, restarted: false };
         let peer = Peer::new(new, &mut self.env)?;
-        self.peers.insert(region, peer);
+        self.insert(peer);
         Ok(true)
     }
 
@@ -333,14 +333,12 @@ impl RaftWorker {
         if let Some(state) = adopted {
             loaded.adopt(state);
         }
-        let id = region.id;
         let new = NewPeer { region: Arc::new(region), me, applied: INIT_LOG, loaded, restarted: false };
         let mut peer = Peer::new(new, &mut self.env)?;
         if campaign {
             let _ = peer.node.campaign();
         }
-        self.peers.insert(id, peer);
-        self.touched.insert(id);
+        self.insert(peer);
         Ok(())
     }
 
@@ -375,7 +373,7 @@ impl RaftWorker {
     }
 
     fn shed_leaders(&mut self) {
-        for (id, peer) in self.peers.iter_mut().filter(|(_, p)| p.is_leader()) {
+        for peer in self.peers.values_mut().filter(|p| p.is_leader()) {
             let me = peer.info().id;
             let best = peer
                 .node
@@ -385,7 +383,7 @@ impl RaftWorker {
                 .map(|(id, _)| id);
             if let Some(to) = best {
                 peer.node.transfer_leader(to);
-                self.touched.insert(*id);
+                peer.touch(&mut self.touched);
             }
         }
     }
@@ -394,17 +392,19 @@ impl RaftWorker {
 
     fn tick(&mut self) {
         self.ticks += 1;
-        for (id, peer) in &mut self.peers {
+        for peer in self.peers.values_mut() {
             peer.tick(&mut self.env);
             if peer.node.has_ready() || peer.reads.has_waiting() {
-                self.touched.insert(*id);
+                peer.touch(&mut self.touched);
             }
         }
         if self.ticks.is_multiple_of(SLOW_TICKS) {
             self.ask_about_stale_peers();
-            self.peers.values_mut().for_each(|peer| peer.log_commit(&mut self.env));
+            for peer in self.peers.values_mut() {
+                peer.log_commit(&mut self.env);
+                peer.report_in_full(&mut self.env);
+            }
         }
-        self.report_led(self.ticks.is_multiple_of(SLOW_TICKS));
     }
 
     /// A peer that has heard of no leader for long asks the others whether it is still one of them.
@@ -424,41 +424,8 @@ impl RaftWorker {
         }
     }
 
-    /// Tells placement what changed in the regions led here.
-    fn report_led(&mut self, slow: bool) {
-        for (id, peer) in &self.peers {
-            let led = peer.has_applied_own_term();
-            match self.reported.get(id) {
-                Some(_) if !led => {
-                    self.reported.remove(id);
-                    self.env.shared.links.placement.send(PlacementMsg::NotLed(*id));
-                }
-                known if led => {
-                    let moved = known
-                        .is_none_or(|k| k.region.epoch != peer.region.epoch || k.term != peer.node.term());
-                    if !moved && !slow {
-                        continue;
-                    }
-                    let report = LedRegion {
-                        region: peer.region.clone(),
-                        leader: peer.info(),
-                        term: peer.node.term(),
-                        pending: peer.pending_peers(),
-                    };
-                    if known != Some(&report) {
-                        self.reported.insert(*id, report.clone());
-                        self.env.shared.links.placement.send(PlacementMsg::Led(report));
-                    }
-                }
-                _ => {}
-            }
-        }
-        let peers = &self.peers;
-        self.reported.retain(|id, _| peers.contains_key(id));
-    }
-
     fn drive_touched(&mut self) {
-        for id in std::mem::take(&mut self.touched) {
+        for id in self.touched.drain(..) {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.drive(&mut self.env);
             }
@@ -490,9 +457,6 @@ impl Turn for RaftWorker {
             self.tick();
         }
         self.drive_touched();
-        if std::mem::take(&mut self.env.report_led) {
-            self.report_led(false);
-        }
         self.env.outbox.flush(now);
         !self.mailbox.is_empty()
     }

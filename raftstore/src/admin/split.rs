@@ -62,7 +62,6 @@ impl Peer {
     /// The region was cut: the children start, callers learn the new shapes.
     pub(crate) fn on_split(&mut self, regions: Vec<Region>, done: Option<AdminDone>, env: &mut Env) {
         let led = self.is_leader();
-        env.report_led = true;
         // Before any entry of a child (rule W6).
         self.log_commit(env);
         self.lease.revoke(&env.shared.delegates, self.region.id);

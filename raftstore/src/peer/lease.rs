@@ -31,7 +31,7 @@ impl Lease {
     }
 
     /// Lets callers' threads read, if they may: the leader has applied an entry of its own term.
-    /// `at` is (commit, applied). Returns whether the permission is a new one.
+    /// `at` is (commit, applied).
     pub(crate) fn publish(
         &mut self,
         delegates: &Delegates,
@@ -39,10 +39,10 @@ impl Lease {
         peer: PeerId,
         term: Term,
         at: (Index, Index),
-    ) -> bool {
+    ) {
         let current = self.delegate.as_ref().is_some_and(|d| d.is_for(region, term));
         if current || self.offered_in == term {
-            return false;
+            return;
         }
         self.revoke(delegates, region.id);
         let delegate = Arc::new(ReadDelegate::new(region.clone(), peer, term));
@@ -52,7 +52,6 @@ impl Lease {
         }
         delegates.publish(region.id, delegate.clone());
         self.delegate = Some(delegate);
-        true
     }
 
     /// A follower asks for a read index: it will serve what it has applied.

@@ -9,6 +9,7 @@ mod lease;
 pub(crate) mod log;
 mod read;
 mod ready;
+mod report;
 mod write;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,8 @@ use flotilla_region::{Index, Peer as PeerInfo, PeerId, Region, RegionId, StoreId
 
 use crate::config::StoreConfig;
 use crate::error::{RequestError, StoreError};
-use crate::msg::{ApplyMsg, Incarnation, LogMsg, PeerStatus, ReceivedSnapshot, RegionContext};
+use crate::msg::{ApplyMsg, Incarnation, LogMsg, ReceivedSnapshot, RegionContext};
+use crate::placement::LedRegion;
 use crate::state::LogId;
 use crate::time::Time;
 use crate::worker::Env;
@@ -63,6 +65,10 @@ pub(crate) struct Peer {
     pub(crate) unlogged_commit: Option<flotilla_raft::HardState>,
     /// Regions that the last split left beside this one, for callers who still know the whole.
     pub(crate) siblings: Vec<Region>,
+    /// What placement was last told of the region, if it is led here.
+    reported: Option<LedRegion>,
+    /// It is among those that the worker drives at the end of the turn.
+    is_touched: bool,
 }
 
 /// What a peer may do.
@@ -131,9 +137,18 @@ impl Peer {
             logged_vote: None,
             unlogged_commit: None,
             siblings: Vec::new(),
+            reported: None,
+            is_touched: false,
             region,
             me,
         })
+    }
+
+    /// Has the worker drive the peer at the end of the turn.
+    pub(crate) fn touch(&mut self, touched: &mut Vec<RegionId>) {
+        if !std::mem::replace(&mut self.is_touched, true) {
+            touched.push(self.id());
+        }
     }
 
     pub(crate) fn id(&self) -> RegionId {
@@ -227,43 +242,6 @@ impl Peer {
         }
     }
 
-    /// What there is to know about the peer.
-    pub(crate) fn status(&self) -> PeerStatus {
-        let matched = if self.is_leader() {
-            self.node
-                .progress_iter()
-                .filter(|(id, _)| *id != self.me.id)
-                .map(|(id, p)| (id, p.matched))
-                .collect()
-        } else {
-            Vec::new()
-        };
-        PeerStatus {
-            region: self.region.clone(),
-            peer: self.me,
-            leader: self.node.leader(),
-            term: self.node.term(),
-            vote: self.node.hard_state().vote,
-            is_leader: self.is_leader(),
-            commit: self.node.commit(),
-            applied: self.applied,
-            last_index: self.node.last_index(),
-            base: self.node.storage().base(),
-            written_bytes: self.written_bytes,
-            matched,
-        }
-    }
-
-    /// Followers that need a snapshot or much log before they can help.
-    pub(crate) fn pending_peers(&self) -> Vec<PeerId> {
-        if !self.is_leader() {
-            return Vec::new();
-        }
-        let behind = |matched: Index| matched.0 + 1_024 < self.node.commit().0 || matched < self.gc.base();
-        let others = self.node.progress_iter().filter(|(id, _)| *id != self.me.id);
-        others.filter(|(_, p)| behind(p.matched)).map(|(id, _)| id).collect()
-    }
-
     /// Ends everything that callers wait for, and the peer's part in the region.
     pub(crate) fn close(&mut self, env: &mut Env) {
         if self.phase == Phase::Closing {
@@ -275,7 +253,6 @@ impl Peer {
         self.lease.revoke(&env.shared.delegates, self.id());
         self.writes.fail_all(self.region.id);
         self.reads.fail_all(&RequestError::RegionNotFound(self.region.id));
-        env.shared.links.placement.send(crate::placement::PlacementMsg::NotLed(self.id()));
         let (region, peer, incarnation) = (self.id(), self.me.id, self.incarnation);
         if was_uninitialised {
             env.shared.ranges.lock().unreserve(region);

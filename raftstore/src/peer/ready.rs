@@ -10,7 +10,6 @@ use crate::error::RequestError;
 use crate::msg::{
     Applied, ApplyMsg, ApplyTask, Effect, InstallSnapshot, LogMsg, LogTask, Outgoing, ReceivedSnapshot,
 };
-use crate::placement::PlacementMsg;
 use crate::shared::Counters;
 use crate::snapshot::SnapshotMsg;
 use crate::state::LogId;
@@ -56,15 +55,17 @@ impl Peer {
 
     /// End of a turn: proposes what was gathered and carries out everything that the core decides.
     pub(crate) fn drive(&mut self, env: &mut Env) {
+        self.is_touched = false;
         self.handle_ready(env);
         loop {
             self.flush_writes(env);
             self.flush_reads(env);
             if !self.node.has_ready() || !matches!(self.phase, Phase::Live | Phase::Uninitialised) {
-                return;
+                break;
             }
             self.handle_ready(env);
         }
+        self.report(env);
     }
 
     /// Carries out everything that the core has decided.
@@ -104,7 +105,6 @@ impl Peer {
         if soft.role != Role::Leader {
             self.lease.revoke(&env.shared.delegates, self.region.id);
             self.on_lost_leadership();
-            env.shared.links.placement.send(PlacementMsg::NotLed(self.region.id));
         } else {
             Counters::add(&env.shared.counters.elections_won, 1);
         }
@@ -345,8 +345,7 @@ impl Peer {
         self.lease.advance(at.0, at.1);
         if self.has_applied_own_term() && !self.split_in_flight() {
             let term = self.node.term();
-            let news = self.lease.publish(&env.shared.delegates, &self.region, self.me.id, term, at);
-            env.report_led |= news;
+            self.lease.publish(&env.shared.delegates, &self.region, self.me.id, term, at);
         }
         self.grant_reads(env);
     }
