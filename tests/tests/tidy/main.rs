@@ -20,8 +20,10 @@ use source::Source;
 
 /// The checkout's root folder.
 fn root() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().expect("the tests' package is a folder of the workspace").to_path_buf()
+    // Asked when it runs: one target directory may serve several checkouts.
+    let manifest =
+        std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo and nextest name the package's folder");
+    Path::new(&manifest).parent().expect("the tests' package is a folder of the workspace").to_path_buf()
 }
 
 /// Text of a file named relative to the root.

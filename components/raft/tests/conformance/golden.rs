@@ -13,7 +13,10 @@ use crate::{
 
 /// All scripts, sorted.
 pub fn scripts() -> Vec<TestFile> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    // Asked when it runs: one target directory may serve several checkouts.
+    let package =
+        std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo and nextest name the package's folder");
+    let folder = Path::new(&package).join("tests/golden");
     let listing = std::fs::read_dir(&folder).expect("the scripts lie beside the runner");
     let paths = listing.map(|entry| entry.expect("the folder can be read").path());
     let mut paths: Vec<PathBuf> = paths.filter(|path| path.extension() == Some(OsStr::new("txt"))).collect();

@@ -33,8 +33,11 @@ pub fn flotilla() -> &'static Path {
     })
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is a folder of the workspace")
+fn root() -> PathBuf {
+    // Asked when it runs: one target directory may serve several checkouts.
+    let package =
+        std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo and nextest name the package's folder");
+    Path::new(&package).parent().expect("tests is a folder of the workspace").to_path_buf()
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {
