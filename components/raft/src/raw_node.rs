@@ -206,6 +206,13 @@ impl<S: Storage> RawNode<S> {
         self.raft.request_snapshot()
     }
 
+    /// Takes over entries after (`prev`, `prev_term`) that something else than a leader proves to be committed: what a
+    /// finished group of which this peer is the last member left behind. An extension; no message does this. False if
+    /// the log does not reach the entries, or contradicts them.
+    pub fn learn_committed(&mut self, prev: Index, prev_term: Term, entries: Vec<Entry>) -> bool {
+        self.raft.learn_committed(prev, prev_term, entries)
+    }
+
     /// Entries that the storage had to fetch can be read now.
     pub fn on_entries_fetched(&mut self, context: FetchContext) {
         self.raft.on_entries_fetched(context);

@@ -7,7 +7,7 @@ use crate::{
     message::{Message, MessageKind as Kind},
     reads::ReadState,
     storage::Storage,
-    types::{Entry, Index, PeerId, Term},
+    types::{Entry, Index, PeerId, Role, Term},
 };
 
 impl<S: Storage> Raft<S> {
@@ -67,6 +67,31 @@ impl<S: Storage> Raft<S> {
 
     fn respond_append(&mut self, to: PeerId, index: Index) {
         self.compose(Kind::AppendResponse, to).index = index;
+    }
+
+    /// Takes over entries that another source than a leader proves to be committed, after (`prev`, `prev_term`). This
+    /// peer leads nobody afterwards. False if the log does not reach them or contradicts them; nothing was taken then.
+    pub fn learn_committed(&mut self, prev: Index, prev_term: Term, mut entries: Vec<Entry>) -> bool {
+        let Some((last, last_term)) = entries.last().map(|e| (e.index, e.term)) else { return true };
+        if last <= self.log.committed {
+            return true;
+        }
+        if self.log.unstable.snapshot().is_some() {
+            return false;
+        }
+        let known = entries.iter().take_while(|e| e.index <= self.log.committed).count();
+        let (prev, prev_term) = match known.checked_sub(1) {
+            Some(at) => (entries[at].index, entries[at].term),
+            None => (prev, prev_term),
+        };
+        if !self.log.matches(prev, prev_term) {
+            return false;
+        }
+        entries.drain(..known);
+        if self.role != Role::Follower || self.term < last_term {
+            self.become_follower(self.term.max(last_term), PeerId::ZERO);
+        }
+        matches!(self.log.maybe_append(prev, prev_term, last, entries), Ok(Some(_)))
     }
 
     pub(super) fn on_append(&mut self, m: &mut Message) -> Result<(), StepError> {

@@ -5,9 +5,9 @@ use crate::{
     config::ReadOnlyOption,
     error::ConfigError,
     status::Status,
-    storage::Storage,
+    storage::{FetchContext, Storage, StorageResult},
     tracker::{Configuration, Progress},
-    types::{ConfState, HardState, Index, PeerId, Role, SoftState, Term},
+    types::{ConfState, Entry, HardState, Index, PeerId, Role, SoftState, Term},
 };
 
 impl<S: Storage> RawNode<S> {
@@ -69,6 +69,14 @@ impl<S: Storage> RawNode<S> {
     /// Term of the entry at `index`, if the log knows it.
     pub fn term_at(&self, index: Index) -> Option<Term> {
         self.raft.log.term(index).ok()
+    }
+
+    /// Entries from `low` on, durable or not, within `bytes_max` but at least one; empty if there are none.
+    ///
+    /// # Errors
+    /// See [`Storage::entries`].
+    pub fn entries(&self, low: Index, bytes_max: u64) -> StorageResult<Vec<Entry>> {
+        self.raft.log.entries(low, bytes_max, FetchContext::Immediate)
     }
 
     /// Term, vote, commit index.

@@ -396,3 +396,33 @@ fn sending_resumes_once_fetched_entries_have_arrived_unless_things_changed() {
     raw.on_entries_fetched(asked[0]);
     assert!(of_kind(&lazy_work(&mut raw), Kind::Append).is_empty(), "no leader any more");
 }
+
+#[test]
+fn entries_proved_by_another_source_are_taken_once_and_only_where_they_fit() {
+    let mut peer = Peer::follower(1, &[1, 1, 2]);
+    peer.exchange(append(2, 2, (3, 2), &[], 1));
+    assert_eq!(peer.raw.commit(), Index(1));
+    assert!(!peer.raw.learn_committed(Index(5), Term(2), entries(6, &[2])), "a gap");
+    assert!(!peer.raw.learn_committed(Index(2), Term(2), entries(3, &[2])), "another term before them");
+    assert_eq!((peer.raw.commit(), peer.raw.last_index()), (Index(1), Index(3)));
+    // What is there is kept, what differs is replaced, and all of it is committed.
+    assert!(peer.raw.learn_committed(Index(1), Term(1), entries(2, &[1, 3, 3])));
+    peer.work();
+    assert_eq!((peer.raw.commit(), peer.raw.last_index(), peer.raw.term()), (Index(4), Index(4), Term(3)));
+    assert_eq!(peer.applied.iter().map(|e| e.term.0).collect::<Vec<_>>(), [1, 1, 3, 3]);
+    assert!(peer.raw.learn_committed(Index(1), Term(1), entries(2, &[1, 3, 3])), "known already");
+    assert_eq!(peer.raw.last_index(), Index(4));
+}
+
+#[test]
+fn a_deposed_leader_that_learns_of_committed_entries_leads_no_more() {
+    let mut peer = leader_of(&[1, 2, 3], |_| {});
+    let (commit, last, term) = (peer.raw.commit(), peer.raw.last_index(), peer.raw.term());
+    peer.raw.propose("lost".into()).expect("leads");
+    peer.work();
+    let next = Term(term.0 + 1);
+    assert!(peer.raw.learn_committed(commit, term, entries(last.0 + 1, &[next.0])));
+    peer.work();
+    assert_eq!((peer.raw.role(), peer.raw.term(), peer.raw.commit()), (Role::Follower, next, last.next()));
+    assert!(peer.applied.iter().all(|e| e.data != "lost"));
+}
