@@ -8,14 +8,23 @@
 //! Empty data is the entry that a new leader appends.
 
 use bytes::Bytes;
-use flotilla_region::{Peer, PeerId, PeerRole, RegionEpoch, RegionId, StoreId};
+use flotilla_raft::Entry;
+use flotilla_region::{Index, Peer, PeerId, PeerRole, Region, RegionEpoch, RegionId, StoreId, Term};
 
 use crate::codec::{get_bytes, get_u8, get_u32, get_u64, put_bytes, put_u64};
+use crate::state::{LogId, decode_entry, encode_entry, get_region, put_region};
 
 const FORMAT: u8 = 1;
 const COMMANDS: u8 = 0;
 const ADMIN: u8 = 1;
 const ADMIN_SPLIT: u8 = 1;
+const ADMIN_EXPECT_MERGE: u8 = 2;
+const ADMIN_PREPARE_MERGE: u8 = 3;
+const ADMIN_COMMIT_MERGE: u8 = 4;
+const ADMIN_ROLLBACK_MERGE: u8 = 5;
+const ADMIN_VOID_MERGE: u8 = 6;
+/// Position of an administrative command's kind, behind format, kind of entry and epoch.
+const ADMIN_KIND_AT: usize = 18;
 /// Bytes of an entry of commands before the first command.
 pub(crate) const COMMANDS_HEADER_BYTES: usize = 18;
 
@@ -47,6 +56,38 @@ pub(crate) enum Payload {
 pub(crate) enum AdminCommand {
     /// Cut the region; the rightmost part keeps the id.
     Split(Vec<SplitPart>),
+    /// The region's shape is frozen until it is known what becomes of this neighbour, in this shape.
+    ExpectMerge(Region),
+    /// The region becomes part of the target; final.
+    PrepareMerge(PrepareMerge),
+    /// The expected neighbour becomes part of the region.
+    CommitMerge(CommitMerge),
+    /// The expected neighbour, named with the expected shape, has another fate.
+    RollbackMerge(RegionId, RegionEpoch),
+    /// Moves the version, so that nobody expects the region any more.
+    VoidMerge,
+}
+
+/// What makes a region part of another one, with all that the slowest of its peers may lack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PrepareMerge {
+    /// The region that takes it over.
+    pub target: RegionId,
+    /// A position that every peer's log has.
+    pub from: LogId,
+    /// All entries between it and this one.
+    pub entries: Vec<Entry>,
+}
+
+/// A neighbour that is ready to be taken over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CommitMerge {
+    /// Its last shape.
+    pub source: Region,
+    /// Position of its last entry.
+    pub at: LogId,
+    /// Data of that entry: [`AdminCommand::PrepareMerge`].
+    pub prepare: Bytes,
 }
 
 /// A region that a split creates; it ends at `end_key`, where the next begins.
@@ -77,11 +118,7 @@ impl Payload {
             }),
             ADMIN => {
                 let epoch = RegionEpoch { conf_ver: get_u64(&mut data)?, version: get_u64(&mut data)? };
-                let command = match get_u8(&mut data)? {
-                    ADMIN_SPLIT => AdminCommand::Split(decode_split(&mut data)?),
-                    _ => return None,
-                };
-                Some(Self::Admin { epoch, command })
+                Some(Self::Admin { epoch, command: decode_admin(&mut data)? })
             }
             _ => None,
         }
@@ -142,16 +179,96 @@ pub(crate) fn encode_admin(epoch: RegionEpoch, command: &AdminCommand) -> Bytes 
     match command {
         AdminCommand::Split(parts) => {
             out.push(ADMIN_SPLIT);
-            out.extend_from_slice(&(parts.len() as u32).to_le_bytes());
-            for part in parts {
-                put_bytes(&mut out, &part.end_key);
-                put_u64(&mut out, part.region.0);
-                out.extend_from_slice(&(part.peers.len() as u32).to_le_bytes());
-                part.peers.iter().for_each(|p| put_u64(&mut out, p.0));
-            }
+            put_split(&mut out, parts);
         }
+        AdminCommand::ExpectMerge(source) => {
+            out.push(ADMIN_EXPECT_MERGE);
+            put_region(&mut out, source);
+        }
+        AdminCommand::PrepareMerge(prepare) => {
+            out.push(ADMIN_PREPARE_MERGE);
+            put_u64(&mut out, prepare.target.0);
+            out.extend_from_slice(&prepare.from.encode());
+            put_entries(&mut out, &prepare.entries);
+        }
+        AdminCommand::CommitMerge(commit) => {
+            out.push(ADMIN_COMMIT_MERGE);
+            put_region(&mut out, &commit.source);
+            out.extend_from_slice(&commit.at.encode());
+            put_bytes(&mut out, &commit.prepare);
+        }
+        AdminCommand::RollbackMerge(source, expected) => {
+            out.push(ADMIN_ROLLBACK_MERGE);
+            put_u64(&mut out, source.0);
+            put_u64(&mut out, expected.conf_ver);
+            put_u64(&mut out, expected.version);
+        }
+        AdminCommand::VoidMerge => out.push(ADMIN_VOID_MERGE),
     }
     Bytes::from(out)
+}
+
+/// Whether an entry's data is [`AdminCommand::CommitMerge`], without decoding it.
+pub(crate) fn is_commit_merge(data: &[u8]) -> bool {
+    data.starts_with(&[FORMAT, ADMIN]) && data.get(ADMIN_KIND_AT) == Some(&ADMIN_COMMIT_MERGE)
+}
+
+fn decode_admin(data: &mut Bytes) -> Option<AdminCommand> {
+    Some(match get_u8(data)? {
+        ADMIN_SPLIT => AdminCommand::Split(decode_split(data)?),
+        ADMIN_EXPECT_MERGE => AdminCommand::ExpectMerge(get_region(data)?),
+        ADMIN_PREPARE_MERGE => AdminCommand::PrepareMerge(PrepareMerge {
+            target: RegionId(get_u64(data)?),
+            from: get_log_id(data)?,
+            entries: get_entries(data)?,
+        }),
+        ADMIN_COMMIT_MERGE => AdminCommand::CommitMerge(CommitMerge {
+            source: get_region(data)?,
+            at: get_log_id(data)?,
+            prepare: get_bytes(data)?,
+        }),
+        ADMIN_ROLLBACK_MERGE => AdminCommand::RollbackMerge(
+            RegionId(get_u64(data)?),
+            RegionEpoch { conf_ver: get_u64(data)?, version: get_u64(data)? },
+        ),
+        ADMIN_VOID_MERGE => AdminCommand::VoidMerge,
+        _ => return None,
+    })
+}
+
+/// Takes a position off the front.
+pub(crate) fn get_log_id(data: &mut Bytes) -> Option<LogId> {
+    Some(LogId { index: Index(get_u64(data)?), term: Term(get_u64(data)?) })
+}
+
+fn put_entries(out: &mut Vec<u8>, entries: &[Entry]) {
+    out.extend_from_slice(&(entries.len() as u32).to_le_bytes());
+    let mut value = Vec::new();
+    for entry in entries {
+        put_u64(out, entry.index.0);
+        encode_entry(entry, &mut value);
+        put_bytes(out, &value);
+    }
+}
+
+fn get_entries(data: &mut Bytes) -> Option<Vec<Entry>> {
+    let count = get_u32(data)?;
+    (0..count)
+        .map(|_| {
+            let index = Index(get_u64(data)?);
+            decode_entry(index, get_bytes(data)?)
+        })
+        .collect()
+}
+
+fn put_split(out: &mut Vec<u8>, parts: &[SplitPart]) {
+    out.extend_from_slice(&(parts.len() as u32).to_le_bytes());
+    for part in parts {
+        put_bytes(out, &part.end_key);
+        put_u64(out, part.region.0);
+        out.extend_from_slice(&(part.peers.len() as u32).to_le_bytes());
+        part.peers.iter().for_each(|p| put_u64(out, p.0));
+    }
 }
 
 fn decode_split(data: &mut Bytes) -> Option<Vec<SplitPart>> {
@@ -257,6 +374,27 @@ mod tests {
             panic!("not commands")
         };
         assert_eq!(commands(rest).last(), Some(None), "a damaged entry is noticed");
+    }
+
+    #[test]
+    fn the_steps_of_a_merge_survive_encoding() {
+        let epoch = RegionEpoch { conf_ver: 2, version: 3 };
+        let source = Region { id: RegionId(7), epoch, ..Region::default() };
+        let at = LogId { index: Index(9), term: Term(6) };
+        let entry = Entry { term: Term(6), index: Index(8), data: "x".into(), ..Entry::default() };
+        let prepare = PrepareMerge { target: RegionId(8), from: at, entries: vec![entry] };
+        let prepare = AdminCommand::PrepareMerge(prepare);
+        let data = encode_admin(epoch, &prepare);
+        for command in [
+            AdminCommand::ExpectMerge(source.clone()),
+            prepare,
+            AdminCommand::CommitMerge(CommitMerge { source, at, prepare: data }),
+            AdminCommand::RollbackMerge(RegionId(7), epoch),
+            AdminCommand::VoidMerge,
+        ] {
+            let decoded = Payload::decode(encode_admin(epoch, &command));
+            assert_eq!(decoded, Some(Payload::Admin { epoch, command }));
+        }
     }
 
     #[test]

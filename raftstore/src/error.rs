@@ -64,6 +64,9 @@ pub enum RequestError {
     /// Reads cannot be served yet. Retry.
     #[error("read index is not ready")]
     ReadNotReady(RegionId),
+    /// The region is becoming part of another one. Ask again who holds its keys.
+    #[error("region {0} is merging")]
+    Merging(RegionId),
     /// The command may or may not have been applied; nobody here can tell any more.
     #[error("result is undetermined")]
     Undetermined,

@@ -113,7 +113,14 @@ impl LogWriter {
             let worker = self.shared.links.raft_of(task.region);
             if let Some((descriptor, applied)) = task.installed {
                 let (region, incarnation) = (task.region, task.incarnation);
-                worker.send(RaftMsg::SnapshotInstalled { region, incarnation, descriptor, applied });
+                let swallowed = task.swallowed;
+                worker.send(RaftMsg::SnapshotInstalled {
+                    region,
+                    incarnation,
+                    descriptor,
+                    applied,
+                    swallowed,
+                });
             }
             if !task.responses.is_empty() {
                 let (region, incarnation, responses) = (task.region, task.incarnation, task.responses);

@@ -9,6 +9,7 @@ use flotilla_engine::{EngineSnapshot, SstFile};
 use flotilla_raft::{ConfChangeV2, Entry, HardState, Message, SnapshotMeta};
 use flotilla_region::{Index, Peer, PeerId, Region, RegionEpoch, RegionId, StoreId, Term};
 
+use crate::admin::merge::{MergeState, Prepared, Retire};
 use crate::error::RequestError;
 use crate::state::LogId;
 use crate::time::Time;
@@ -84,6 +85,8 @@ pub enum AdminCommand {
     ChangePeers(Vec<PeerChange>),
     /// Leave the joint configuration.
     LeaveJoint,
+    /// Take this neighbour over: its keys become the region's. It must have the very shape that is named.
+    Merge(Box<Region>),
 }
 
 /// One membership change.
@@ -153,13 +156,29 @@ pub(crate) enum RaftMsg {
     /// The outcome of a snapshot sent by this peer to `to`.
     SnapshotSent { region: RegionId, to: PeerId, ok: bool },
     /// The snapshot is installed.
-    SnapshotInstalled { region: RegionId, incarnation: Incarnation, descriptor: Region, applied: LogId },
+    SnapshotInstalled {
+        region: RegionId,
+        incarnation: Incarnation,
+        descriptor: Region,
+        applied: LogId,
+        swallowed: Vec<(RegionId, PeerId)>,
+    },
     /// What is durable in `data` now.
     Durable(Vec<(RegionId, PeerId, LogId)>),
     /// A split applied by another worker's region created this one.
     Create(Box<CreatePeer>),
     /// The tombstone and the deletion of data are written.
     Destroyed { region: RegionId, incarnation: Incarnation },
+    /// A target wants a source on this store to be applied up to its end, and to do nothing more.
+    Retire(Box<Retire>),
+    /// The applier of a retired region takes nothing more.
+    Quiet { region: RegionId, incarnation: Incarnation },
+    /// The source is retired.
+    Retired { target: RegionId, source: RegionId },
+    /// The target's peer went away before it took the source over. `version` is what it would have had; 0 = unknown.
+    Abandoned { source: RegionId, target: RegionId, version: u64 },
+    /// The region is part of another one by now, on disk too.
+    Merged { region: RegionId, peer: PeerId },
     /// A frame to this store could not be delivered.
     Unreachable(StoreId),
     /// Ask all led regions to be split if they are larger than this; tells what is there.
@@ -237,6 +256,8 @@ pub(crate) struct LogTask {
     pub responses: Vec<Message>,
     /// After everything: the snapshot that this task completes.
     pub installed: Option<(Region, LogId)>,
+    /// Regions whose place that snapshot took.
+    pub swallowed: Vec<(RegionId, PeerId)>,
 }
 
 /// A message to another peer that waits for a sync.
@@ -251,13 +272,29 @@ pub(crate) struct Outgoing {
 /// To an apply worker.
 pub(crate) enum ApplyMsg {
     /// A region starts to apply at `applied`.
-    Register { region: Arc<Region>, peer: PeerId, incarnation: Incarnation, applied: LogId },
+    Register {
+        region: Arc<Region>,
+        peer: PeerId,
+        incarnation: Incarnation,
+        applied: LogId,
+        merge: Option<MergeState>,
+    },
     /// Apply committed entries.
     Task(ApplyTask),
     /// Install a snapshot.
     Snapshot(Box<InstallSnapshot>),
     /// Remove the region: tombstone, data.
-    Destroy { region: RegionId, peer: PeerId, incarnation: Incarnation, epoch: RegionEpoch },
+    Destroy {
+        region: RegionId,
+        peer: PeerId,
+        incarnation: Incarnation,
+        epoch: RegionEpoch,
+        merged: Option<(RegionId, u64)>,
+    },
+    /// Take nothing more for the region; it is to become part of another one.
+    Retire { region: RegionId, incarnation: Incarnation },
+    /// The region became part of another one.
+    Forget { region: RegionId, incarnation: Incarnation },
 }
 
 /// Committed entries of one region, with the callers that wait for them.
@@ -304,6 +341,16 @@ pub(crate) enum Effect {
     MembershipRefused { done: Option<AdminDone>, error: RequestError },
     /// The region was cut; the last of `regions` is what remains of it.
     Split { regions: Vec<Region>, done: Option<AdminDone> },
+    /// The region waits for a source.
+    Expecting { source: Region, done: Option<AdminDone> },
+    /// The region is final: it will be part of another one.
+    Prepared { region: Region, prepared: Prepared },
+    /// The expected source became part of the region.
+    Merged { region: Region, source: Region },
+    /// The expected source did not.
+    RolledBack,
+    /// The region's version moved.
+    Voided { region: Region },
 }
 
 /// A snapshot in the hands of the apply worker.
@@ -313,6 +360,8 @@ pub(crate) struct InstallSnapshot {
     pub incarnation: Incarnation,
     pub meta: SnapshotMeta,
     pub files: Vec<SstFile>,
+    /// Retired regions in whose place it goes.
+    pub swallowed: Vec<RegionId>,
     /// Completes the installation in `log`.
     pub log: LogTask,
 }

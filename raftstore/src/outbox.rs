@@ -138,5 +138,6 @@ pub(crate) fn raft_message(
         meta_space: region.space == Space::Meta,
         is_tombstone: false,
         check_stale: false,
+        merge: bytes::Bytes::new(),
     }
 }

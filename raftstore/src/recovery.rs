@@ -5,6 +5,7 @@ use std::sync::Arc;
 use flotilla_engine::{Engine, WriteBatch};
 use flotilla_region::{PeerId, Region, RegionId, StoreId, keys};
 
+use crate::admin::merge::MergeState;
 use crate::error::StoreError;
 use crate::log_writer::round_record;
 use crate::peer::log::PeerLog;
@@ -18,11 +19,11 @@ pub(crate) fn restore_regions(shared: &Arc<Shared>, workers: &mut [RaftWorker]) 
     let now = shared.clock.now();
     let (regions, removed): (Vec<_>, Vec<_>) = load_regions(&*shared.engine)?
         .into_iter()
-        .partition(|(region, _)| region.peer_on(shared.origin.store).is_some());
+        .partition(|stored| stored.region.peer_on(shared.origin.store).is_some());
     bury_removed(&*shared.engine, &removed)?;
-    for (region, applied) in regions {
+    for StoredRegion { region, applied, merge } in regions {
         let number = worker_of(region.id, workers.len());
-        match workers[number].restore(region.clone(), applied, now) {
+        match workers[number].restore(region.clone(), applied, merge, now) {
             Ok(()) => {}
             Err(error @ StoreError::Engine(flotilla_engine::Error::Io(_))) => return Err(error),
             Err(error) => {
@@ -35,17 +36,18 @@ pub(crate) fn restore_regions(shared: &Arc<Shared>, workers: &mut [RaftWorker]) 
 }
 
 /// Completes the removal of peers that had applied it when the process ended, but were not buried yet.
-fn bury_removed(engine: &dyn Engine, removed: &[(Region, LogId)]) -> Result<(), StoreError> {
+fn bury_removed(engine: &dyn Engine, removed: &[StoredRegion]) -> Result<(), StoreError> {
     if removed.is_empty() {
         return Ok(());
     }
     let mut batch = WriteBatch::new();
-    for (region, _) in removed {
+    for StoredRegion { region, .. } in removed {
         let (start, end) = keys::data_bounds(region.space, &region.range);
         batch.delete_range(&start, &end);
         batch.delete(&keys::apply_state(region.id));
+        batch.delete(&keys::merge_state(region.id));
         // The descriptor does not name the removed peer any more; its epoch keeps it away.
-        let tombstone = RegionState::Tombstone { peer: PeerId::ZERO, epoch: region.epoch };
+        let tombstone = RegionState::Tombstone { peer: PeerId::ZERO, epoch: region.epoch, merged: None };
         batch.put(&keys::region_state(region.id), &tombstone.encode());
     }
     engine.write(&batch)?;
@@ -53,8 +55,15 @@ fn bury_removed(engine: &dyn Engine, removed: &[(Region, LogId)]) -> Result<(), 
     Ok(())
 }
 
-/// All regions that live on this disk, with their applied positions.
-pub(crate) fn load_regions(engine: &dyn Engine) -> Result<Vec<(Region, LogId)>, StoreError> {
+/// A region as it lives on this disk.
+pub(crate) struct StoredRegion {
+    pub region: Region,
+    pub applied: LogId,
+    pub merge: Option<MergeState>,
+}
+
+/// All regions that live on this disk.
+pub(crate) fn load_regions(engine: &dyn Engine) -> Result<Vec<StoredRegion>, StoreError> {
     let mut regions = Vec::new();
     let mut damaged = false;
     let (start, end) = keys::region_bounds();
@@ -75,7 +84,9 @@ pub(crate) fn load_regions(engine: &dyn Engine) -> Result<Vec<(Region, LogId)>, 
     let with_applied = regions.into_iter().map(|region| {
         let value = view.get(&keys::apply_state(region.id))?.ok_or(StoreError::Damaged("apply state"))?;
         let applied = LogId::decode(value).ok_or(StoreError::Damaged("apply state"))?;
-        Ok((region, applied))
+        let merge = view.get(&keys::merge_state(region.id))?;
+        let merge = merge.map(|value| MergeState::decode(value).ok_or(StoreError::Damaged("merge state")));
+        Ok(StoredRegion { region, applied, merge: merge.transpose()? })
     });
     with_applied.collect()
 }

@@ -157,6 +157,8 @@ pub struct Counters {
     pub elections_won: AtomicU64,
     /// Regions split here as leader.
     pub splits: AtomicU64,
+    /// Neighbours merged into regions led here.
+    pub merges: AtomicU64,
     /// Snapshots installed here.
     pub snapshots_installed: AtomicU64,
     /// Checkpoints completed.
@@ -185,6 +187,7 @@ impl Counters {
             ("read_index_grants", get(&self.read_index_grants)),
             ("elections_won", get(&self.elections_won)),
             ("splits", get(&self.splits)),
+            ("merges", get(&self.merges)),
             ("snapshots_installed", get(&self.snapshots_installed)),
             ("checkpoints", get(&self.checkpoints)),
         ]
@@ -201,6 +204,8 @@ pub(crate) struct StoreRanges {
     /// Key in `taken` of each region.
     places: BTreeMap<RegionId, (Space, Bytes)>,
     reserved: BTreeMap<RegionId, (Space, KeyRange)>,
+    /// Live regions that are surely, or will surely be, part of another one. Its snapshot may take their place.
+    doomed: BTreeMap<RegionId, RegionId>,
 }
 
 impl StoreRanges {
@@ -225,11 +230,43 @@ impl StoreRanges {
         found
     }
 
+    /// Regions that keep `region` from having `range`: all others there but those that became part of it.
+    pub(crate) fn obstacles(&self, space: Space, range: &KeyRange, region: RegionId) -> Vec<RegionId> {
+        let mut found = self.overlapping(space, range, region);
+        found.retain(|id| !self.is_doomed(*id, region));
+        found
+    }
+
+    /// Notes that `source` is, or will surely be, part of `target`.
+    pub(crate) fn doom(&mut self, source: RegionId, target: RegionId) {
+        self.doomed.insert(source, target);
+    }
+
+    /// Whether `source` is known to become part of `target`, directly or by way of others.
+    pub(crate) fn is_doomed(&self, source: RegionId, target: RegionId) -> bool {
+        let mut next = self.doomed.get(&source);
+        // No region outlives its own end, so the way has no circle; the bound is for a damaged message.
+        for _ in 0..=self.doomed.len() {
+            match next {
+                Some(id) if *id == target => return true,
+                Some(id) => next = self.doomed.get(id),
+                None => return false,
+            }
+        }
+        false
+    }
+
     /// Takes a range for an initialised region, in place of what it had.
     pub(crate) fn take(&mut self, region: RegionId, space: Space, range: &KeyRange) {
         self.release(region);
         self.places.insert(region, (space, range.start.clone()));
         self.taken.insert((space, range.start.clone()), (region, range.clone()));
+    }
+
+    /// A region is gone.
+    pub(crate) fn forget(&mut self, region: RegionId) {
+        self.release(region);
+        self.doomed.remove(&region);
     }
 
     /// Gives up the range of a region.
@@ -251,7 +288,7 @@ impl StoreRanges {
     pub(crate) fn reserve(&mut self, region: RegionId, space: Space, range: &KeyRange) -> bool {
         let clash =
             self.reserved.iter().any(|(id, (s, r))| *id != region && *s == space && r.overlaps(range));
-        if clash || !self.overlapping(space, range, region).is_empty() {
+        if clash || !self.obstacles(space, range, region).is_empty() {
             return false;
         }
         self.reserved.insert(region, (space, range.clone()));

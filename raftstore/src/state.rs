@@ -11,6 +11,7 @@ use crate::entry::{get_peers, put_peers};
 
 const NORMAL: u8 = 0;
 const TOMBSTONE: u8 = 1;
+const MERGED: u8 = 2;
 
 /// What `data` says of a region on this store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,9 @@ pub enum RegionState {
         peer: PeerId,
         /// Latest epoch of the region that this store knew of.
         epoch: RegionEpoch,
+        /// The region that it became a part of, with that one's version after the merge: the group is gone on all
+        /// stores, or will be.
+        merged: Option<(RegionId, u64)>,
     },
 }
 
@@ -34,22 +38,17 @@ impl RegionState {
         match self {
             Self::Normal(region) => {
                 out.push(NORMAL);
-                put_u64(&mut out, region.id.0);
-                out.push(match region.space {
-                    Space::User => 0,
-                    Space::Meta => 1,
-                });
-                put_bytes(&mut out, &region.range.start);
-                put_bytes(&mut out, &region.range.end);
-                put_u64(&mut out, region.epoch.conf_ver);
-                put_u64(&mut out, region.epoch.version);
-                put_peers(&mut out, &region.peers);
+                put_region(&mut out, region);
             }
-            Self::Tombstone { peer, epoch } => {
-                out.push(TOMBSTONE);
+            Self::Tombstone { peer, epoch, merged } => {
+                out.push(if merged.is_some() { MERGED } else { TOMBSTONE });
                 put_u64(&mut out, peer.0);
                 put_u64(&mut out, epoch.conf_ver);
                 put_u64(&mut out, epoch.version);
+                if let Some((target, version)) = merged {
+                    put_u64(&mut out, target.0);
+                    put_u64(&mut out, *version);
+                }
             }
         }
         out
@@ -58,24 +57,45 @@ impl RegionState {
     /// Reads the serialised form.
     pub fn decode(mut data: Bytes) -> Option<Self> {
         match get_u8(&mut data)? {
-            NORMAL => {
-                let id = RegionId(get_u64(&mut data)?);
-                let space = match get_u8(&mut data)? {
-                    0 => Space::User,
-                    1 => Space::Meta,
-                    _ => return None,
-                };
-                let range = KeyRange::new(get_bytes(&mut data)?, get_bytes(&mut data)?);
-                let epoch = RegionEpoch { conf_ver: get_u64(&mut data)?, version: get_u64(&mut data)? };
-                Some(Self::Normal(Region { id, space, range, epoch, peers: get_peers(&mut data)? }))
-            }
-            TOMBSTONE => Some(Self::Tombstone {
+            NORMAL => Some(Self::Normal(get_region(&mut data)?)),
+            kind @ (TOMBSTONE | MERGED) => Some(Self::Tombstone {
                 peer: PeerId(get_u64(&mut data)?),
                 epoch: RegionEpoch { conf_ver: get_u64(&mut data)?, version: get_u64(&mut data)? },
+                merged: match kind {
+                    MERGED => Some((RegionId(get_u64(&mut data)?), get_u64(&mut data)?)),
+                    _ => None,
+                },
             }),
             _ => None,
         }
     }
+}
+
+/// Appends a descriptor.
+pub(crate) fn put_region(out: &mut Vec<u8>, region: &Region) {
+    put_u64(out, region.id.0);
+    out.push(match region.space {
+        Space::User => 0,
+        Space::Meta => 1,
+    });
+    put_bytes(out, &region.range.start);
+    put_bytes(out, &region.range.end);
+    put_u64(out, region.epoch.conf_ver);
+    put_u64(out, region.epoch.version);
+    put_peers(out, &region.peers);
+}
+
+/// Takes a descriptor off the front.
+pub(crate) fn get_region(data: &mut Bytes) -> Option<Region> {
+    let id = RegionId(get_u64(data)?);
+    let space = match get_u8(data)? {
+        0 => Space::User,
+        1 => Space::Meta,
+        _ => return None,
+    };
+    let range = KeyRange::new(get_bytes(data)?, get_bytes(data)?);
+    let epoch = RegionEpoch { conf_ver: get_u64(data)?, version: get_u64(data)? };
+    Some(Region { id, space, range, epoch, peers: get_peers(data)? })
 }
 
 /// A log position and its term; pairs of them are everywhere.
@@ -204,7 +224,16 @@ mod tests {
         };
         for state in [
             RegionState::Normal(region),
-            RegionState::Tombstone { peer: PeerId(9), epoch: RegionEpoch { conf_ver: 1, version: 2 } },
+            RegionState::Tombstone {
+                peer: PeerId(9),
+                epoch: RegionEpoch { conf_ver: 1, version: 2 },
+                merged: None,
+            },
+            RegionState::Tombstone {
+                peer: PeerId(9),
+                epoch: RegionEpoch { conf_ver: 1, version: 2 },
+                merged: Some((RegionId(3), 9)),
+            },
         ] {
             assert_eq!(RegionState::decode(state.encode().into()), Some(state));
         }

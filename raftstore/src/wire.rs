@@ -146,6 +146,16 @@ pub fn snapshot_message(header: pb::Message, meta: SnapshotMeta) -> Option<Messa
     Some(message)
 }
 
+/// What peers of a merge's two regions tell each other, for the wire.
+pub(crate) fn merge_to_wire(message: pb::merge_message::Message) -> bytes::Bytes {
+    prost::Message::encode_to_vec(&pb::MergeMessage { message: Some(message) }).into()
+}
+
+/// [`merge_to_wire`] undone; `None` for anything else.
+pub(crate) fn merge_from_wire(bytes: &[u8]) -> Option<pb::merge_message::Message> {
+    <pb::MergeMessage as prost::Message>::decode(bytes).ok()?.message
+}
+
 /// Adds a heartbeat or its answer to its column form.
 pub(crate) fn push_heartbeat(columns: &mut pb::Heartbeats, region: &Region, message: &Message) {
     columns.region_id.push(region.id.0);

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::wire::pb;
+use crate::wire::pb::merge_message::Message as MergeNews;
 use flotilla_raft::MessageKind;
 use flotilla_region::{
     KeyRange, Peer as PeerInfo, PeerId, Region, RegionEpoch, RegionId, Space, StoreId, keys,
 };
 
+use crate::admin::merge::MergeState;
 use crate::admin::split::INIT_LOG;
 use crate::error::{RequestError, StoreError};
 use crate::mailbox::{Mailbox, Turn};
-use crate::msg::{CreatePeer, Incarnation, LogMsg, LogTask, RaftMsg, ReceivedSnapshot};
+use crate::msg::{ApplyMsg, CreatePeer, Incarnation, LogMsg, LogTask, RaftMsg, ReceivedSnapshot};
 use crate::outbox::{Outbox, raft_message};
 use crate::peer::log::PeerLog;
 use crate::peer::{NewPeer, Peer, Phase};
@@ -38,6 +40,16 @@ pub(crate) struct Env {
 impl Env {
     pub(crate) fn new(shared: Arc<Shared>, outbox: Outbox, number: u64) -> Self {
         Self { shared, outbox, now: Time::default(), number, incarnations: 0 }
+    }
+
+    /// Sends a message to a peer, which may live on this store.
+    pub(crate) fn post(&mut self, to: StoreId, message: pb::RaftMessage) {
+        if to == self.shared.origin.store {
+            let worker = self.shared.links.raft_of(RegionId(message.region_id));
+            worker.send(RaftMsg::Network(vec![message]));
+        } else {
+            self.outbox.push(to, message);
+        }
     }
 
     /// A life that no peer of this process had before.
@@ -80,16 +92,28 @@ impl RaftWorker {
     ///
     /// # Errors
     /// Its stored state contradicts itself.
-    pub(crate) fn restore(&mut self, region: Region, applied: LogId, now: Time) -> Result<(), StoreError> {
+    pub(crate) fn restore(
+        &mut self,
+        region: Region,
+        applied: LogId,
+        merge: Option<MergeState>,
+        now: Time,
+    ) -> Result<(), StoreError> {
         self.env.now = now;
         let me =
             region.peer_on(self.env.shared.origin.store).copied().ok_or(StoreError::Damaged("descriptor"))?;
         let engine = self.env.shared.engine.clone();
         let loaded = PeerLog::load(engine, region.id, me.id, Some(applied), region.conf_state())?;
-        self.env.shared.ranges.lock().take(region.id, region.space, &region.range);
+        {
+            let mut ranges = self.env.shared.ranges.lock();
+            ranges.take(region.id, region.space, &region.range);
+            if let Some(MergeState::Prepared(prepared)) = &merge {
+                ranges.doom(region.id, prepared.target);
+            }
+        }
         let region = Arc::new(region);
         let alone = region.peers.len() == 1;
-        let new = NewPeer { region: region.clone(), me, applied, loaded, restarted: !alone };
+        let new = NewPeer { region: region.clone(), me, applied, loaded, merge, restarted: !alone };
         let mut peer = Peer::new(new, &mut self.env)?;
         if alone {
             // Nobody else can have been promised anything.
@@ -134,9 +158,9 @@ impl RaftWorker {
                     peer.on_applied(applied, env);
                 }
             }
-            RaftMsg::SnapshotInstalled { region, incarnation, descriptor, applied } => {
+            RaftMsg::SnapshotInstalled { region, incarnation, descriptor, applied, swallowed } => {
                 if let Some((peer, env)) = self.touch_life(region, incarnation) {
-                    peer.on_snapshot_installed(descriptor, applied, env);
+                    peer.on_snapshot_installed(descriptor, applied, &swallowed, env);
                 }
             }
             RaftMsg::SnapshotReceived(received) => self.on_snapshot(*received),
@@ -163,6 +187,27 @@ impl RaftWorker {
             RaftMsg::Unreachable(store) => self.on_unreachable(store),
             RaftMsg::Inspect(tell) => tell(self.peers.values().map(|peer| peer.status()).collect()),
             RaftMsg::ShedLeaders => self.shed_leaders(),
+            RaftMsg::Retire(retire) => {
+                if let Some((peer, env)) = self.touch(retire.source) {
+                    peer.on_retire(*retire, env);
+                }
+            }
+            RaftMsg::Quiet { region, incarnation } => {
+                if let Some((peer, env)) = self.touch_life(region, incarnation) {
+                    peer.on_quiet(env);
+                }
+            }
+            RaftMsg::Retired { target, source } => {
+                if let Some((peer, env)) = self.touch(target) {
+                    peer.on_retired(source, env);
+                }
+            }
+            RaftMsg::Abandoned { source, target, version } => {
+                if let Some((peer, env)) = self.touch(source) {
+                    peer.on_abandoned(target, version, env);
+                }
+            }
+            RaftMsg::Merged { region, peer } => self.on_merged(region, peer),
             _ => {}
         }
     }
@@ -204,6 +249,9 @@ impl RaftWorker {
         if to.store != self.env.shared.origin.store {
             return;
         }
+        if !raft.merge.is_empty() {
+            return self.on_merge_message(region, from, to, &raft.merge);
+        }
         if raft.is_tombstone {
             return self.on_tombstone(region, to, epoch);
         }
@@ -213,6 +261,7 @@ impl RaftWorker {
             // that their order says nothing; the membership's version does.
             Some((_, conf_ver)) if conf_ver < epoch.conf_ver => self.close(region),
             Some(_) => {}
+            None if self.answer_for_merged(region, from, to) => {}
             None => self.maybe_create(region, from, to, epoch, raft),
         }
     }
@@ -231,7 +280,7 @@ impl RaftWorker {
         let Some(message) = raft.message.and_then(wire::message_from_wire) else { return };
         if peer.phase == Phase::Uninitialised && !is_vote(message.kind) {
             let space = if raft.meta_space { Space::Meta } else { Space::User };
-            if !env.shared.ranges.lock().overlapping(space, &range, region).is_empty() {
+            if !env.shared.ranges.lock().obstacles(space, &range, region).is_empty() {
                 // The range is still another region's here: a split on its way will bring this peer to life. Answering
                 // an append would only ask for a needless snapshot.
                 return;
@@ -257,8 +306,8 @@ impl RaftWorker {
         }
         let space = if raft.meta_space { Space::Meta } else { Space::User };
         let range = KeyRange { start: raft.start_key.clone(), end: raft.end_key.clone() };
-        let overlapping = self.env.shared.ranges.lock().overlapping(space, &range, region);
-        if !overlapping.is_empty() && !kind.is_some_and(is_vote) {
+        let in_the_way = self.env.shared.ranges.lock().obstacles(space, &range, region);
+        if !in_the_way.is_empty() && !kind.is_some_and(is_vote) {
             return;
         }
         match self.create_uninitialised(region, space, epoch, to) {
@@ -279,7 +328,7 @@ impl RaftWorker {
     ) -> Result<bool, StoreError> {
         let engine = self.env.shared.engine.clone();
         let stored = engine.get(&keys::region_state(region))?.and_then(RegionState::decode);
-        let removed = matches!(stored, Some(RegionState::Tombstone { peer, epoch: last })
+        let removed = matches!(stored, Some(RegionState::Tombstone { peer, epoch: last, .. })
             if peer == me.id || epoch.conf_ver <= last.conf_ver);
         let closing = self.dead.contains(&(region, me.id)) || matches!(stored, Some(RegionState::Normal(_)));
         if removed || closing || PeerLog::has_entries(&*engine, region, me.id)? {
@@ -287,10 +336,64 @@ impl RaftWorker {
         }
         let loaded = PeerLog::load(engine, region, me.id, None, flotilla_raft::ConfState::default())?;
         let descriptor = Arc::new(Region { id: region, space, epoch, ..Region::default() });
-        let new = NewPeer { region: descriptor, me, applied: LogId::default(), loaded, restarted: false };
+        let applied = LogId::default();
+        let new = NewPeer { region: descriptor, me, applied, loaded, merge: None, restarted: false };
         let peer = Peer::new(new, &mut self.env)?;
         self.insert(peer);
         Ok(true)
+    }
+
+    /// A peer of a merge's other region has a question or an answer.
+    fn on_merge_message(&mut self, region: RegionId, from: PeerInfo, to: PeerInfo, merge: &[u8]) {
+        match (self.touch(region), wire::merge_from_wire(merge)) {
+            (Some((peer, env)), Some(MergeNews::Ask(ask))) => peer.on_merge_ask(from, &ask, env),
+            (Some((peer, env)), Some(MergeNews::Answer(answer))) => peer.on_merge_answer(answer, env),
+            (Some((peer, env)), Some(MergeNews::MergedInto(merged))) if peer.info().id == to.id => {
+                peer.on_told(RegionId(merged.target), merged.version, env);
+            }
+            (None, Some(MergeNews::Ask(ask))) => self.answer_for_gone(region, from, &ask),
+            _ => {}
+        }
+    }
+
+    /// A target asks after a region that was removed here: if it had a later shape by then, it will never be part of
+    /// the target in the one that is asked for.
+    fn answer_for_gone(&mut self, region: RegionId, by: PeerInfo, ask: &pb::MergeAsk) {
+        let stored = self.env.shared.engine.get(&keys::region_state(region)).ok().flatten();
+        let Some(RegionState::Tombstone { epoch: last, .. }) = stored.and_then(RegionState::decode) else {
+            return;
+        };
+        let Some(expected) = ask.source.as_ref().map(wire::region_from_wire) else { return };
+        let Some(me) = expected.peer_on(self.env.shared.origin.store).copied() else { return };
+        if expected.epoch.is_stale_against(&last) {
+            let answer = pb::MergeAnswer {
+                source: region.0,
+                source_epoch: Some(wire::epoch_to_wire(expected.epoch)),
+                is_void: true,
+                ..Default::default()
+            };
+            let mut message = raft_message(&expected, me, by, None, false);
+            message.region_id = ask.target;
+            message.merge = wire::merge_to_wire(MergeNews::Answer(answer));
+            self.env.post(by.store, message);
+        }
+    }
+
+    /// A message for a region that this store has seen become part of another one: its sender has missed that.
+    fn answer_for_merged(&mut self, region: RegionId, from: PeerInfo, to: PeerInfo) -> bool {
+        let stored = self.env.shared.engine.get(&keys::region_state(region));
+        let Some(RegionState::Tombstone { merged: Some((target, version)), epoch, .. }) =
+            stored.ok().flatten().and_then(RegionState::decode)
+        else {
+            return false;
+        };
+        let gone = Region { id: region, epoch, ..Region::default() };
+        let mut answer = raft_message(&gone, to, from, None, false);
+        answer.is_tombstone = true;
+        let merged = pb::MergedInto { target: target.0, version };
+        answer.merge = wire::merge_to_wire(MergeNews::MergedInto(merged));
+        self.env.outbox.push(from.store, answer);
+        true
     }
 
     /// The group says that the peer here was removed.
@@ -333,7 +436,8 @@ impl RaftWorker {
         if let Some(state) = adopted {
             loaded.adopt(state);
         }
-        let new = NewPeer { region: Arc::new(region), me, applied: INIT_LOG, loaded, restarted: false };
+        let (region, applied) = (Arc::new(region), INIT_LOG);
+        let new = NewPeer { region, me, applied, loaded, merge: None, restarted: false };
         let mut peer = Peer::new(new, &mut self.env)?;
         if campaign {
             let _ = peer.node.campaign();
@@ -348,9 +452,24 @@ impl RaftWorker {
         {
             self.dead.insert((region, peer.info().id));
             let mut ranges = self.env.shared.ranges.lock();
-            ranges.release(region);
+            ranges.forget(region);
             ranges.unreserve(region);
         }
+    }
+
+    /// The region became part of another one on this store's disk.
+    fn on_merged(&mut self, region: RegionId, peer_id: PeerId) {
+        if self.peers.get(&region).is_some_and(|p| p.info().id == peer_id)
+            && let Some(peer) = self.peers.remove(&region)
+        {
+            let forget = ApplyMsg::Forget { region, incarnation: peer.incarnation };
+            self.env.shared.links.apply_of(region).send(forget);
+            self.env.shared.links.placement.send(PlacementMsg::NotLed(region));
+        }
+        self.env.shared.ranges.lock().forget(region);
+        self.dead.insert((region, peer_id));
+        // The tombstone is written; the next flush makes it durable, and then the log goes (rule W4).
+        self.env.shared.dirty.lock().insert((region, peer_id), LogId::default());
     }
 
     fn on_durable(&mut self, region: RegionId, peer_id: PeerId, at: LogId) {
@@ -394,6 +513,7 @@ impl RaftWorker {
         self.ticks += 1;
         for peer in self.peers.values_mut() {
             peer.tick(&mut self.env);
+            peer.tick_merge(&mut self.env);
             if peer.node.has_ready() || peer.reads.has_waiting() {
                 peer.touch(&mut self.touched);
             }
@@ -403,6 +523,16 @@ impl RaftWorker {
             for peer in self.peers.values_mut() {
                 peer.log_commit(&mut self.env);
                 peer.report_in_full(&mut self.env);
+            }
+            self.bury_merged();
+        }
+    }
+
+    /// Merged regions that missed it end when nothing here will ask for them again.
+    fn bury_merged(&mut self) {
+        for peer in self.peers.values_mut() {
+            if let Err(error) = peer.maybe_bury(&mut self.env) {
+                return self.env.shared.fail(&error.into());
             }
         }
     }

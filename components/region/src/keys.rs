@@ -12,6 +12,7 @@
 //! 0x01                                store identity and format
 //! 0x02 | region u64 | 0x01            region state: descriptor or tombstone
 //! 0x02 | region u64 | 0x02            apply state
+//! 0x02 | region u64 | 0x03            merge under way, if there is one
 //! 0x03 | name                         facts of this store (address book, id windows)
 //! 0x10 | key                          keys of the meta space
 //! 0x20 | key                          keys of the user space
@@ -33,6 +34,7 @@ const ENTRY: u8 = 0x03;
 const DATA_REGION: u8 = 0x02;
 const REGION_STATE: u8 = 0x01;
 const APPLY_STATE: u8 = 0x02;
+const MERGE_STATE: u8 = 0x03;
 const STORE_FACT: u8 = 0x03;
 const META_SPACE: u8 = 0x10;
 const USER_SPACE: u8 = 0x20;
@@ -115,6 +117,16 @@ pub fn apply_state(region: RegionId) -> [u8; 10] {
     data_region(region, APPLY_STATE)
 }
 
+/// `data`: what a region has to do with a merge under way.
+pub fn merge_state(region: RegionId) -> [u8; 10] {
+    data_region(region, MERGE_STATE)
+}
+
+/// `data`: end of everything that a store keeps of a region besides its data.
+pub fn data_region_end(region: RegionId) -> [u8; 10] {
+    data_region(region, 0xFF)
+}
+
 fn data_region(region: RegionId, kind: u8) -> [u8; 10] {
     let mut key = [0; 10];
     key[0] = DATA_REGION;
@@ -123,7 +135,7 @@ fn data_region(region: RegionId, kind: u8) -> [u8; 10] {
     key
 }
 
-/// `data`: bounds `[start, end)` of all region and apply states.
+/// `data`: bounds `[start, end)` of all region, apply and merge states.
 pub fn region_bounds() -> (Vec<u8>, Vec<u8>) {
     (vec![DATA_REGION], vec![DATA_REGION + 1])
 }

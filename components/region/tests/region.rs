@@ -36,6 +36,7 @@ fn keys_are_laid_out_as_the_table_says() {
         ("ident", keys::STORE_IDENT.to_vec(), "01"),
         ("region state", keys::region_state(REGION).to_vec(), "02010203040506070801"),
         ("apply state", keys::apply_state(REGION).to_vec(), "02010203040506070802"),
+        ("merge state", keys::merge_state(REGION).to_vec(), "02010203040506070803"),
         ("regions start", keys::region_bounds().0, "02"),
         ("regions end", keys::region_bounds().1, "03"),
         ("store fact", keys::store_fact(b"ids"), "03696473"),
@@ -75,6 +76,7 @@ fn bounds_hold_all_keys_of_their_kind_and_no_others() {
     for id in [0, REGION.0, u64::MAX] {
         assert!(inside((&start, &end), &keys::region_state(RegionId(id))));
         assert!(inside((&start, &end), &keys::apply_state(RegionId(id))));
+        assert!(inside((&start, &end), &keys::merge_state(RegionId(id))));
     }
     assert!(!inside((&start, &end), &keys::store_fact(b"")) && !inside((&start, &end), keys::STORE_IDENT));
 }
@@ -130,6 +132,7 @@ proptest! {
             prop_assert_eq!(keys::parse_log_key(&base), Some(LogKey::Base(region, peer)));
             prop_assert_eq!(keys::parse_region_state(&keys::region_state(region)), Some(region));
             prop_assert_eq!(keys::parse_region_state(&keys::apply_state(region)), None);
+            prop_assert_eq!(keys::parse_region_state(&keys::merge_state(region)), None);
         }
         let (mut by_id, mut by_key) = (ids.clone(), ids);
         by_id.sort();

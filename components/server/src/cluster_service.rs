@@ -32,7 +32,10 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 const NOT_HERE: Code = Code::FailedPrecondition;
 
 /// Refusals of a region's leader that end by themselves.
-const PASSING_REFUSALS: [&str; 6] = [
+const PASSING_REFUSALS: [&str; 9] = [
+    "a replica is not well",
+    "leadership is being handed over",
+    "the source changed its shape: merge undone",
     "the leader is new: try again",
     "a split is under way",
     "another membership change is under way",
@@ -153,6 +156,7 @@ impl AdminError {
                         | RequestError::EpochNotMatch(_)
                         | RequestError::Stale
                         | RequestError::Busy
+                        | RequestError::Merging(_)
                 ) || matches!(error, RequestError::Refused(why) if PASSING_REFUSALS.contains(why))
             }
             _ => false,
@@ -173,6 +177,7 @@ async fn run(store: &Store, region: &Region, command: Option<&Command>) -> Resul
             ask(store, region, AdminCommand::TransferLeader(to.id)).await
         }
         Command::AddPeerOnStore(to) => add_peer(store, region, StoreId(*to)).await,
+        Command::MergeSource(source) => merge(store, region, RegionId(*source)).await,
         Command::RemovePeerOnStore(from) => remove_peer(store, region, peer_on(*from)?).await,
     }
 }
@@ -215,6 +220,13 @@ async fn add_peer(store: &Store, region: &Region, to: StoreId) -> Result<Vec<Reg
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
+}
+
+/// The source in the shape that this store knows; if it has another one, the merge is undone and may be asked for again.
+async fn merge(store: &Store, region: &Region, source: RegionId) -> Result<Vec<Region>, AdminError> {
+    let known = store.directory().read().routes.by_id(source).map(|info| info.region.clone());
+    let source = known.ok_or(AdminError::NoRegion(source))?;
+    ask(store, region, AdminCommand::Merge(Box::new(source))).await
 }
 
 /// A voter is demoted, the joint membership left, and the learner removed.

@@ -59,6 +59,11 @@ pub fn region_error(error: &RequestError) -> (&'static str, errorpb::Error) {
                 Some(errorpb::ReadIndexNotReady { reason: error.to_string(), region_id: region.0 });
             "read_index_not_ready"
         }
+        RequestError::Merging(region) => {
+            let merging = errorpb::ProposalInMergingMode { region_id: region.0 };
+            reply.proposal_in_merging_mode = Some(merging);
+            "proposal_in_merging_mode"
+        }
         RequestError::Undetermined => {
             reply.undetermined_result = Some(errorpb::UndeterminedResult { message: error.to_string() });
             "undetermined_result"
@@ -86,6 +91,7 @@ mod tests {
             reply.raft_entry_too_large.is_some(),
             reply.read_index_not_ready.is_some(),
             reply.mismatch_peer_id.is_some(),
+            reply.proposal_in_merging_mode.is_some(),
             reply.undetermined_result.is_some(),
         ]
         .into_iter()
@@ -107,6 +113,7 @@ mod tests {
             RequestError::Stale,
             RequestError::EntryTooLarge { region, bytes: 9, bytes_max: 8 },
             RequestError::ReadNotReady(region),
+            RequestError::Merging(region),
             RequestError::Undetermined,
         ];
         for error in errors {

@@ -55,6 +55,9 @@ impl Peer {
     }
 
     fn propose_membership(&mut self, plan: Plan, done: AdminDone, env: &mut Env) {
+        if self.is_in_merge() {
+            return done(Err(RequestError::Merging(self.id())));
+        }
         if self.node.pending_conf_index() > self.applied.index {
             return done(Err(RequestError::Refused("another membership change is under way")));
         }

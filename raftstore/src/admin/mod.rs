@@ -1,6 +1,7 @@
 //! Commands that change a region itself, one operation a file: check, propose, apply, take notice.
 
 pub(crate) mod membership;
+pub(crate) mod merge;
 pub(crate) mod split;
 
 use crate::error::RequestError;
@@ -20,6 +21,9 @@ impl Peer {
         if request.epoch.is_some_and(|epoch| epoch != self.region.epoch) {
             return (request.done)(Err(self.epoch_not_match()));
         }
+        if self.is_prepared() {
+            return (request.done)(Err(RequestError::Merging(self.id())));
+        }
         match request.command {
             AdminCommand::Split { keys } => self.propose_split(keys, request.done, env),
             AdminCommand::TransferLeader(to) => {
@@ -32,6 +36,7 @@ impl Peer {
                 (request.done)(Ok(vec![(*self.region).clone()]));
             }
             AdminCommand::ChangePeers(changes) => self.propose_change(&changes, request.done, env),
+            AdminCommand::Merge(source) => self.propose_merge(*source, request.done, env),
             AdminCommand::LeaveJoint => self.propose_leave(request.done, env),
         }
     }

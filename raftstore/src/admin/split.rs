@@ -29,6 +29,9 @@ impl Peer {
         if let Err(error) = check_split(&self.region, &keys) {
             return done(Err(error));
         }
+        if self.is_in_merge() {
+            return done(Err(RequestError::Merging(self.id())));
+        }
         if self.split_in_flight() {
             return done(Err(RequestError::Refused("a split is under way")));
         }

@@ -8,6 +8,7 @@ use flotilla_region::{PeerId, Region, RegionEpoch, keys};
 
 use super::{Reply, Round};
 use crate::admin::membership::membership_after;
+use crate::admin::merge::MergeState;
 use crate::admin::split::{apply_split, split_regions};
 use crate::entry::{AdminCommand, Payload, commands};
 use crate::error::{RequestError, StoreError};
@@ -22,12 +23,14 @@ pub(crate) struct Applier {
     pub(crate) peer: PeerId,
     pub(crate) incarnation: Incarnation,
     pub(crate) applied: LogId,
+    /// A merge under way.
+    pub(crate) merge: Option<MergeState>,
     /// Met something that it may not skip.
     pub(crate) stopped: bool,
 }
 
 /// What an entry did, before its callers are told.
-enum Outcome {
+pub(super) enum Outcome {
     /// A reply per command.
     Replies(Vec<Result<Bytes, RequestError>>),
     /// A change of the region; the raft worker tells the caller.
@@ -39,8 +42,14 @@ enum Outcome {
 }
 
 impl Applier {
-    pub(crate) fn new(region: Arc<Region>, peer: PeerId, incarnation: Incarnation, applied: LogId) -> Self {
-        Self { region, peer, incarnation, applied, stopped: false }
+    pub(crate) fn new(
+        region: Arc<Region>,
+        peer: PeerId,
+        incarnation: Incarnation,
+        applied: LogId,
+        merge: Option<MergeState>,
+    ) -> Self {
+        Self { region, peer, incarnation, applied, merge, stopped: false }
     }
 
     /// Applies one entry into the round.
@@ -100,12 +109,15 @@ impl Applier {
         match Payload::decode(entry.data.clone()) {
             Some(Payload::Empty) => Ok(Outcome::Refused(RequestError::Stale)),
             Some(Payload::Commands { version, time_ms, commands }) => {
+                if matches!(self.merge, Some(MergeState::Prepared(_))) {
+                    return Ok(Outcome::Refused(RequestError::Merging(self.region.id)));
+                }
                 if version != self.region.epoch.version && !planted!(StaleEpochApplied) {
                     return Ok(Outcome::Refused(RequestError::EpochNotMatch(vec![(*self.region).clone()])));
                 }
                 self.apply_commands(shared, round, entry, time_ms, commands)
             }
-            Some(Payload::Admin { epoch, command }) => self.apply_admin(shared, round, epoch, command),
+            Some(Payload::Admin { epoch, command }) => self.apply_admin(shared, round, entry, epoch, command),
             None => Ok(Outcome::Stop),
         }
     }
@@ -138,13 +150,34 @@ impl Applier {
         &mut self,
         shared: &Shared,
         round: &mut Round,
+        entry: &Entry,
         epoch: RegionEpoch,
         command: AdminCommand,
     ) -> Result<Outcome, StoreError> {
+        // These end what an earlier entry began, and name it.
+        let command = match command {
+            AdminCommand::CommitMerge(commit) => return self.apply_commit(shared, round, commit),
+            AdminCommand::RollbackMerge(source, expected) => {
+                return Ok(self.apply_rollback(round, source, expected));
+            }
+            command => command,
+        };
         if epoch != self.region.epoch {
             return Ok(Outcome::Refused(RequestError::EpochNotMatch(vec![(*self.region).clone()])));
         }
+        let may_change = match (&self.merge, &command) {
+            (None, _) => true,
+            (Some(MergeState::Expecting(_)), command) => *command == AdminCommand::VoidMerge,
+            (Some(MergeState::Prepared(_)), _) => false,
+        };
+        if !may_change {
+            return Ok(Outcome::Refused(RequestError::Merging(self.region.id)));
+        }
         match command {
+            AdminCommand::ExpectMerge(source) => Ok(self.apply_expect(round, source)),
+            AdminCommand::PrepareMerge(prepare) => Ok(self.apply_prepare(round, entry, &prepare)),
+            AdminCommand::VoidMerge => Ok(self.apply_void(round)),
+            AdminCommand::CommitMerge(_) | AdminCommand::RollbackMerge(..) => Ok(Outcome::Stop),
             AdminCommand::Split(parts) => {
                 let Some(regions) = split_regions(&self.region, &parts) else {
                     return Ok(Outcome::Refused(RequestError::Refused("split does not fit the region")));
@@ -160,6 +193,10 @@ impl Applier {
     }
 
     fn apply_membership(&mut self, shared: &Shared, round: &mut Round, change: ConfChangeV2) -> Outcome {
+        if self.merge.is_some() {
+            let error = RequestError::Merging(self.region.id);
+            return Outcome::Effect(Box::new(move |done| Effect::MembershipRefused { done, error }));
+        }
         match membership_after(&self.region, &change) {
             Ok(after) => {
                 round.batch.put(&keys::region_state(after.id), &RegionState::Normal(after.clone()).encode());

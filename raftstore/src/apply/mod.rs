@@ -6,6 +6,7 @@
 
 mod applier;
 mod install;
+mod merge;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub(crate) struct Round {
     replies: Vec<Reply>,
     applied: Vec<Applied>,
     destroyed: Vec<(RegionId, PeerId, Incarnation)>,
+    /// Regions that are to become part of another one.
+    retired: Vec<(RegionId, Incarnation)>,
     entries: u64,
     commands: u64,
 }
@@ -122,11 +125,13 @@ impl ApplyWorker {
         peer: PeerId,
         incarnation: Incarnation,
         epoch: RegionEpoch,
+        merged: Option<(RegionId, u64)>,
     ) -> Result<(), StoreError> {
         if let Some(applier) = self.appliers.remove(&region) {
             let (start, end) = keys::data_bounds(applier.region.space, &applier.region.range);
             self.round.batch.delete_range(&start, &end);
             self.round.batch.delete(&keys::apply_state(region));
+            self.round.batch.delete(&keys::merge_state(region));
             self.shared.machine(applier.region.space).on_region_change(&applier.region);
         }
         let key = keys::region_state(region);
@@ -137,7 +142,7 @@ impl ApplyWorker {
         if planted!(NoTombstone) {
             self.round.batch.delete(&key);
         } else {
-            self.round.batch.put(&key, &RegionState::Tombstone { peer, epoch }.encode());
+            self.round.batch.put(&key, &RegionState::Tombstone { peer, epoch, merged }.encode());
         }
         self.round.destroyed.push((region, peer, incarnation));
         Ok(())
@@ -159,6 +164,9 @@ impl ApplyWorker {
         }
         for (region, _, incarnation) in round.destroyed {
             self.shared.links.raft_of(region).send(RaftMsg::Destroyed { region, incarnation });
+        }
+        for (region, incarnation) in round.retired {
+            self.shared.links.raft_of(region).send(RaftMsg::Quiet { region, incarnation });
         }
         self.round.batch = round.batch;
         self.round.batch.clear();
@@ -183,8 +191,8 @@ impl ApplyWorker {
 
     fn handle(&mut self, message: ApplyMsg) -> Result<(), StoreError> {
         match message {
-            ApplyMsg::Register { region, peer, incarnation, applied } => {
-                self.appliers.insert(region.id, Applier::new(region, peer, incarnation, applied));
+            ApplyMsg::Register { region, peer, incarnation, applied, merge } => {
+                self.appliers.insert(region.id, Applier::new(region, peer, incarnation, applied, merge));
                 Ok(())
             }
             ApplyMsg::Task(task) => self.on_task(task),
@@ -192,8 +200,22 @@ impl ApplyWorker {
                 self.commit()?;
                 self.on_install(*install)
             }
-            ApplyMsg::Destroy { region, peer, incarnation, epoch } => {
-                self.on_destroy(region, peer, incarnation, epoch)
+            ApplyMsg::Destroy { region, peer, incarnation, epoch, merged } => {
+                self.on_destroy(region, peer, incarnation, epoch, merged)
+            }
+            ApplyMsg::Retire { region, incarnation } => {
+                if let Some(applier) = self.appliers.get_mut(&region).filter(|a| a.incarnation == incarnation)
+                {
+                    applier.stopped = true;
+                }
+                self.round.retired.push((region, incarnation));
+                Ok(())
+            }
+            ApplyMsg::Forget { region, incarnation } => {
+                if self.appliers.get(&region).is_some_and(|a| a.incarnation == incarnation) {
+                    self.appliers.remove(&region);
+                }
+                Ok(())
             }
         }
     }

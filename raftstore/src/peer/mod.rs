@@ -18,6 +18,7 @@ use std::sync::Arc;
 use flotilla_raft::{Config, RawNode, ReadOnlyOption};
 use flotilla_region::{Index, Peer as PeerInfo, PeerId, Region, RegionId, StoreId};
 
+use crate::admin::merge::{Merge, MergeState};
 use crate::config::StoreConfig;
 use crate::error::{RequestError, StoreError};
 use crate::msg::{ApplyMsg, Incarnation, LogMsg, ReceivedSnapshot, RegionContext};
@@ -63,6 +64,8 @@ pub(crate) struct Peer {
     pub(crate) logged_vote: Option<(flotilla_region::Term, PeerId)>,
     /// A commit index that `log` does not have yet.
     pub(crate) unlogged_commit: Option<flotilla_raft::HardState>,
+    /// Its part in merges.
+    pub(crate) merge: Merge,
     /// Regions that the last split left beside this one, for callers who still know the whole.
     pub(crate) siblings: Vec<Region>,
     /// What placement was last told of the region, if it is led here.
@@ -84,6 +87,8 @@ pub(crate) enum Phase {
     Closing,
     /// Met a command or data that it cannot apply; serves nothing.
     Stopped,
+    /// About to become part of another region: takes and does nothing more.
+    Retired,
 }
 
 /// How a peer comes to be.
@@ -92,6 +97,8 @@ pub(crate) struct NewPeer {
     pub me: PeerInfo,
     pub applied: LogId,
     pub loaded: LoadedLog,
+    /// A merge under way.
+    pub merge: Option<MergeState>,
     /// It existed before the process started.
     pub restarted: bool,
 }
@@ -102,7 +109,7 @@ impl Peer {
     /// # Errors
     /// The core refused the stored state.
     pub(crate) fn new(new: NewPeer, env: &mut Env) -> Result<Self, StoreError> {
-        let NewPeer { region, me, applied, loaded, restarted } = new;
+        let NewPeer { region, me, applied, loaded, merge, restarted } = new;
         let incarnation = env.next_incarnation();
         let config = core_config(&env.shared.config, me.id, applied.index, region.id);
         let base = loaded.log.base();
@@ -114,7 +121,13 @@ impl Peer {
             env.shared.links.log.send(LogMsg::Task(mend));
         }
         if initialised {
-            let register = ApplyMsg::Register { region: region.clone(), peer: me.id, incarnation, applied };
+            let register = ApplyMsg::Register {
+                region: region.clone(),
+                peer: me.id,
+                incarnation,
+                applied,
+                merge: merge.clone(),
+            };
             env.shared.links.apply_of(region.id).send(register);
         }
         let election_ms = env.shared.config.election_ms();
@@ -136,6 +149,7 @@ impl Peer {
             pending_split: None,
             logged_vote: None,
             unlogged_commit: None,
+            merge: Merge::new(merge),
             siblings: Vec::new(),
             reported: None,
             is_touched: false,
@@ -189,7 +203,7 @@ impl Peer {
         context: &RegionContext,
         leader_only: bool,
     ) -> Result<(), RequestError> {
-        if matches!(self.phase, Phase::Uninitialised | Phase::Closing | Phase::Stopped) {
+        if matches!(self.phase, Phase::Uninitialised | Phase::Closing | Phase::Stopped | Phase::Retired) {
             return Err(RequestError::RegionNotFound(self.id()));
         }
         if !context.peer.is_zero() && context.peer != self.me.id {
@@ -203,6 +217,9 @@ impl Peer {
         }
         if context.epoch.version != self.region.epoch.version {
             return Err(self.epoch_not_match());
+        }
+        if self.is_prepared() {
+            return Err(RequestError::Merging(self.id()));
         }
         Ok(())
     }
@@ -222,6 +239,11 @@ impl Peer {
     /// range any more (trap T4).
     pub(crate) fn split_in_flight(&self) -> bool {
         self.pending_split.is_some_and(|index| index > self.applied.index) && !planted!(ChildServedByParent)
+    }
+
+    /// Whether the region may have lost some or all of its keys without this leader knowing it yet.
+    pub(crate) fn shape_in_question(&self) -> bool {
+        self.split_in_flight() || self.is_prepared()
     }
 
     /// One tick of the core's timers.
@@ -244,7 +266,8 @@ impl Peer {
 
     /// Ends everything that callers wait for, and the peer's part in the region.
     pub(crate) fn close(&mut self, env: &mut Env) {
-        if self.phase == Phase::Closing {
+        // A retired peer's end is its target's.
+        if matches!(self.phase, Phase::Closing | Phase::Retired) {
             return;
         }
         let was_uninitialised = self.phase == Phase::Uninitialised;
@@ -258,7 +281,15 @@ impl Peer {
             env.shared.ranges.lock().unreserve(region);
         }
         let epoch = self.region.epoch;
-        env.shared.links.apply_of(region).send(ApplyMsg::Destroy { region, peer, incarnation, epoch });
+        self.abandon_sources(env);
+        let merged = self.told();
+        env.shared.links.apply_of(region).send(ApplyMsg::Destroy {
+            region,
+            peer,
+            incarnation,
+            epoch,
+            merged,
+        });
     }
 }
 

@@ -93,10 +93,11 @@ impl Peer {
         all.into_iter().for_each(|request| self.read(request, env));
     }
 
-    /// End of a turn: all waiting reads share one round. Held back while a committed split is not applied: until then
+    /// End of a turn: all waiting reads share one round. Held back while a split or the end of the
+    /// region may be committed and is not applied: until then
     /// this leader cannot know what it still leads (trap T4).
     pub(crate) fn flush_reads(&mut self, env: &mut Env) {
-        if !self.reads.has_waiting() || self.split_in_flight() || self.phase != Phase::Live {
+        if !self.reads.has_waiting() || self.shape_in_question() || self.phase != Phase::Live {
             return;
         }
         let id = self.reads.next_round;
@@ -113,7 +114,7 @@ impl Peer {
         let Some(id) = round_id(self.me.id, life, &state.context) else { return };
         while self.reads.asked.front().is_some_and(|round| round.id <= id) {
             let Some(round) = self.reads.asked.pop_front() else { return };
-            if self.is_leader() && !self.split_in_flight() {
+            if self.is_leader() && !self.shape_in_question() {
                 self.lease.confirm(round.asked_at, env.shared.config.lease_ms);
             }
             self.reads.confirmed.push((state.index, round.requests));

@@ -7,9 +7,7 @@ use flotilla_region::{PeerId, StoreId};
 
 use super::{Peer, Phase};
 use crate::error::RequestError;
-use crate::msg::{
-    Applied, ApplyMsg, ApplyTask, Effect, InstallSnapshot, LogMsg, LogTask, Outgoing, ReceivedSnapshot,
-};
+use crate::msg::{Applied, Effect, InstallSnapshot, LogMsg, LogTask, Outgoing, ReceivedSnapshot};
 use crate::shared::Counters;
 use crate::snapshot::SnapshotMsg;
 use crate::state::LogId;
@@ -23,7 +21,9 @@ const TRANSFER_CONTEXT: &[u8] = b"CampaignTransfer";
 impl Peer {
     /// A message from another peer.
     pub(crate) fn step(&mut self, from_store: StoreId, message: Message, env: &mut Env) {
-        if matches!(self.phase, Phase::Closing | Phase::Stopped) || self.breaks_promise(&message, env.now) {
+        if matches!(self.phase, Phase::Closing | Phase::Stopped | Phase::Retired)
+            || self.breaks_promise(&message, env.now)
+        {
             return;
         }
         if self.region.peer(message.from).is_none() {
@@ -105,6 +105,7 @@ impl Peer {
         if soft.role != Role::Leader {
             self.lease.revoke(&env.shared.delegates, self.region.id);
             self.on_lost_leadership();
+            self.merge.forget_proposals();
         } else {
             Counters::add(&env.shared.counters.elections_won, 1);
         }
@@ -230,9 +231,10 @@ impl Peer {
             incarnation: self.incarnation,
             meta: snapshot.meta,
             files: received.files,
+            swallowed: Vec::new(),
             log,
         };
-        env.shared.links.apply_of(self.region.id).send(ApplyMsg::Snapshot(Box::new(install)));
+        self.begin_install(Box::new(install), env);
     }
 
     /// A snapshot arrived in full: offers it to the core, which may refuse it as stale.
@@ -262,8 +264,10 @@ impl Peer {
         &mut self,
         region: flotilla_region::Region,
         at: LogId,
+        swallowed: &[(flotilla_region::RegionId, PeerId)],
         env: &mut Env,
     ) {
+        self.end_install(swallowed, env);
         if self.phase != Phase::Installing {
             return;
         }
@@ -289,41 +293,17 @@ impl Peer {
         self.grant_reads(env);
     }
 
-    /// Hands committed entries to the apply worker, with the callers that wait for them.
-    fn hand_to_apply(&mut self, message: Message, env: &mut Env) {
-        let Some(last) = message.entries.last() else { return };
-        let waiting = self.writes.take_up_to(last.index);
-        if self.writes.in_flight() > 0 {
-            self.writes.fail_overtaken(last.term);
-        }
-        let term = self.node.term();
-        if self.is_leader() && !self.split_in_flight() {
-            // A quorum acknowledged these entries after they were proposed.
-            let newest = waiting.iter().rev().find(|w| w.term == term);
-            if let Some(waiting) = newest {
-                self.lease.confirm(waiting.proposed_at, env.shared.config.lease_ms);
-            }
-        }
-        env.shared.links.apply_of(self.region.id).send(ApplyMsg::Task(ApplyTask {
-            region: self.region.id,
-            incarnation: self.incarnation,
-            entries: message.entries,
-            waiting,
-            responses: message.responses,
-        }));
-    }
-
     /// The apply worker finished a task of this life of the peer.
     pub(crate) fn on_applied(&mut self, applied: Applied, env: &mut Env) {
         if self.phase == Phase::Closing {
-            return;
+            return self.settle_others(applied.effects, env);
         }
-        if applied.stopped {
+        if applied.stopped && self.phase != Phase::Retired {
             self.stop(env);
             return;
         }
         self.applied = applied.applied;
-        self.node.set_skip_commit_broadcast(!self.split_in_flight());
+        self.node.set_skip_commit_broadcast(!self.split_in_flight() && !self.is_in_merge());
         self.written_bytes += applied.written_bytes;
         let is_member_change = |effect: &Effect| matches!(effect, Effect::Membership { .. });
         let members_changed = applied.effects.iter().any(is_member_change);
@@ -343,11 +323,22 @@ impl Peer {
         self.node.storage_mut().evict(env.shared.config.entry_cache_bytes, safe);
         let at = (self.node.commit(), self.applied.index);
         self.lease.advance(at.0, at.1);
-        if self.has_applied_own_term() && !self.split_in_flight() {
+        if self.has_applied_own_term() && !self.shape_in_question() {
             let term = self.node.term();
             self.lease.publish(&env.shared.delegates, &self.region, self.me.id, term, at);
         }
         self.grant_reads(env);
+        self.maybe_retire(env);
+        self.pump_apply(env);
+    }
+
+    /// What was applied before the end of this peer and changed other regions on this store too.
+    fn settle_others(&mut self, effects: Vec<Effect>, env: &mut Env) {
+        for effect in effects {
+            if matches!(effect, Effect::Split { .. } | Effect::Merged { .. }) {
+                self.on_effect(effect, env);
+            }
+        }
     }
 
     fn on_effect(&mut self, effect: Effect, env: &mut Env) {
@@ -359,6 +350,11 @@ impl Peer {
                 }
             }
             Effect::Split { regions, done } => self.on_split(regions, done, env),
+            Effect::Expecting { source, done } => self.on_expecting(source, done, env),
+            Effect::Prepared { region, prepared } => self.on_prepared(region, prepared, env),
+            Effect::Merged { region, source } => self.on_merged(region, &source, env),
+            Effect::RolledBack => self.on_rolled_back(),
+            Effect::Voided { region } => self.on_voided(region, env),
         }
     }
 

@@ -129,6 +129,10 @@ impl Sender {
         let at = LogId::decode(data.get(&keys::apply_state(outgoing.region)).ok()??)?;
         let RegionState::Normal(region) = RegionState::decode(state)? else { return None };
         region.peer(outgoing.to.id)?;
+        // What a merge under way has frozen is decided without this receiver; then it gets the result.
+        if data.get(&keys::merge_state(outgoing.region)).ok()?.is_some() {
+            return None;
+        }
         let (next, end) = keys::data_bounds(region.space, &region.range);
         Some(Generation { data, region, at, next, end, keys: 0, bytes: 0, crc: crc32fast::Hasher::new() })
     }

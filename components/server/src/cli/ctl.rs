@@ -49,6 +49,17 @@ enum CtlCommand {
         #[arg(long, required = true)]
         key: Vec<String>,
     },
+    /// Merge a region into its neighbour
+    Merge {
+        #[command(flatten)]
+        common: Common,
+        /// Id of the region that ends
+        #[arg(long)]
+        region: u64,
+        /// Id of the neighbour that takes its keys
+        #[arg(long)]
+        into: u64,
+    },
     /// Make the peer on a store the leader
     TransferLeader(OnStore),
     /// Add a peer on a store
@@ -100,6 +111,9 @@ impl Ctl {
             CtlCommand::Split { common, region, key } => {
                 let keys = key.iter().map(|key| common.parse(key)).collect::<Result<_, CliError>>()?;
                 change(&common, region, AdminCommand::Split(SplitKeys { keys })).await?
+            }
+            CtlCommand::Merge { common, region, into } => {
+                change(&common, into, AdminCommand::MergeSource(region)).await?
             }
             CtlCommand::TransferLeader(on) => {
                 change(&on.common, on.region, AdminCommand::TransferLeaderToStore(on.store)).await?

@@ -1,0 +1,272 @@
+//! The source's part: become final or void, catch up when the target commits, be retired.
+
+use flotilla_raft::{Entry, EntryKind, ProgressState};
+use flotilla_region::{Peer as PeerInfo, Region, RegionId, keys};
+
+use super::{Asked, MergeState, Prepared, Retire, prepared_epoch};
+use crate::entry::{AdminCommand, CommitMerge, Payload, PrepareMerge, encode_admin};
+use crate::error::RequestError;
+use crate::msg::{ApplyMsg, RaftMsg};
+use crate::outbox::raft_message;
+use crate::peer::{Peer, Phase};
+use crate::state::{LogId, RegionState};
+use crate::wire::{self, pb};
+use crate::worker::Env;
+
+/// A source that cannot become final for so many election timeouts makes itself void.
+const PATIENCE_ELECTIONS: u64 = 4;
+
+impl Peer {
+    /// A target's leader asks what becomes of this region.
+    pub(crate) fn on_merge_ask(&mut self, by: PeerInfo, ask: &pb::MergeAsk, env: &mut Env) {
+        if self.phase != Phase::Live {
+            return;
+        }
+        let target = RegionId(ask.target);
+        let expected = ask.source.as_ref().map(wire::region_from_wire).unwrap_or_default();
+        let is_final = prepared_epoch(expected.epoch) == self.region.epoch
+            && matches!(&self.merge.state, Some(MergeState::Prepared(p)) if p.target == target);
+        if is_final || expected.epoch.is_stale_against(&self.region.epoch) {
+            return self.answer_merge(by, target, &expected, !is_final, env);
+        }
+        if expected.epoch != self.region.epoch || !self.has_applied_own_term() {
+            return;
+        }
+        let since = self.merge.asked.as_ref().filter(|a| a.target == target).map_or(env.now, |a| a.since);
+        self.merge.asked = Some(Asked { target, by, since });
+        if self.merge.proposed.is_some_and(|index| index > self.applied.index) {
+            return;
+        }
+        let patience =
+            PATIENCE_ELECTIONS * env.shared.config.election_ticks as u64 * env.shared.config.tick_ms;
+        if !is_same_shape(&self.region, &expected) || env.now.ms_since(since) >= patience {
+            tracing::info!(
+                region = self.id().0,
+                target = target.0,
+                "source moves its version to undo a merge"
+            );
+            self.propose_step(&AdminCommand::VoidMerge, env);
+        } else if self.merge.state.is_none() && self.check_calm().is_ok() {
+            self.prepare(target, env);
+        }
+    }
+
+    /// Proposes to become final, if no peer is far behind.
+    fn prepare(&mut self, target: RegionId, env: &mut Env) {
+        // Commands gathered so far were checked against the present shape: they go first.
+        self.propose_gathered(env);
+        let is_known =
+            |p: &flotilla_raft::Progress| p.state == ProgressState::Replicate && !p.matched.is_zero();
+        let all_known = self.node.progress_iter().all(|(id, p)| id == self.me.id || is_known(p));
+        let least = self.node.progress_iter().map(|(_, p)| p.matched).min().unwrap_or_default();
+        if !all_known || least < self.gc.base() {
+            return;
+        }
+        let bytes_max = env.shared.config.entry_bytes_max as u64 / 2;
+        let Ok(entries) = self.node.entries(least.next(), bytes_max) else { return };
+        let is_all = least.0 + entries.len() as u64 == self.node.last_index().0;
+        let (true, Some(term)) = (is_all, self.node.term_at(least)) else { return };
+        let from = LogId { index: least, term };
+        let command = AdminCommand::PrepareMerge(PrepareMerge { target, from, entries });
+        // Before anybody can learn that it is committed.
+        self.lease.revoke(&env.shared.delegates, self.id());
+        if self.propose_step(&command, env) {
+            self.merge.preparing = self.merge.proposed;
+        }
+    }
+
+    fn propose_step(&mut self, command: &AdminCommand, env: &mut Env) -> bool {
+        self.propose_gathered(env);
+        let proposed = self.node.propose(encode_admin(self.region.epoch, command)).is_ok();
+        if proposed {
+            self.note_step();
+        }
+        proposed
+    }
+
+    fn answer_merge(&self, by: PeerInfo, target: RegionId, expected: &Region, is_void: bool, env: &mut Env) {
+        let mut answer = pb::MergeAnswer {
+            source: self.id().0,
+            source_epoch: Some(wire::epoch_to_wire(expected.epoch)),
+            is_void,
+            ..Default::default()
+        };
+        if let Some(MergeState::Prepared(Prepared { at, data, .. })) = &self.merge.state {
+            answer.region = Some(wire::region_to_wire(&self.region));
+            (answer.index, answer.term) = (at.index.0, at.term.0);
+            answer.prepare = data.clone();
+        }
+        let mut message = raft_message(&self.region, self.me, by, None, false);
+        message.region_id = target.0;
+        message.merge = wire::merge_to_wire(pb::merge_message::Message::Answer(answer));
+        env.post(by.store, message);
+    }
+
+    /// Whether the region is final, or may be without this leader knowing it: it serves nothing.
+    pub(crate) fn is_prepared(&self) -> bool {
+        let undecided = self.merge.preparing.is_some_and(|index| index > self.applied.index);
+        matches!(self.merge.state, Some(MergeState::Prepared(_))) || undecided
+    }
+
+    /// The region is final: it waits to become part of the target.
+    pub(crate) fn on_prepared(&mut self, region: Region, prepared: Prepared, env: &mut Env) {
+        let (expected, target) = ((*self.region).clone(), prepared.target);
+        self.lease.revoke(&env.shared.delegates, self.id());
+        self.region = std::sync::Arc::new(region);
+        self.merge.state = Some(MergeState::Prepared(prepared));
+        self.siblings.clear();
+        env.shared.ranges.lock().doom(self.id(), target);
+        self.refuse_gathered();
+        self.recheck_reads(env);
+        if let Some(asked) = self.merge.asked.take().filter(|a| a.target == target) {
+            self.answer_merge(asked.by, target, &expected, false, env);
+        }
+    }
+
+    /// The version moved, so that nobody expects the region any more.
+    pub(crate) fn on_voided(&mut self, region: Region, env: &mut Env) {
+        let (expected, asked) = ((*self.region).clone(), self.merge.asked.take());
+        self.lease.revoke(&env.shared.delegates, self.id());
+        self.region = std::sync::Arc::new(region);
+        self.siblings.clear();
+        self.refuse_gathered();
+        self.recheck_reads(env);
+        if let Some(asked) = asked {
+            self.answer_merge(asked.by, asked.target, &expected, true, env);
+        }
+    }
+
+    // ---- the end ----
+
+    /// The target takes this region over as soon as it is applied up to its end, or at once where a snapshot does.
+    pub(crate) fn on_retire(&mut self, retire: Retire, env: &mut Env) {
+        if retire.peer.is_some_and(|peer| peer != self.me.id) {
+            return;
+        }
+        match (&retire.commit, self.phase) {
+            (_, Phase::Retired) => {
+                self.merge.retire_for = Some((retire.target, None));
+                self.send_retire(env);
+            }
+            (Some(commit), Phase::Live) => {
+                if !self.catch_up(commit) {
+                    tracing::error!(region = self.id().0, "log contradicts the merge");
+                    return;
+                }
+                self.merge.retire_for = Some((retire.target, Some(commit.at.index)));
+                self.maybe_retire(env);
+            }
+            // A snapshot of the target; only what is known to be merged is in its way.
+            (None, Phase::Live | Phase::Stopped)
+                if env.shared.ranges.lock().is_doomed(self.id(), retire.target) =>
+            {
+                self.merge.retire_for = Some((retire.target, None));
+                self.maybe_retire(env);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes over what the target's log says of this region's log.
+    fn catch_up(&mut self, commit: &CommitMerge) -> bool {
+        let Some(Payload::Admin { command: AdminCommand::PrepareMerge(prepare), .. }) =
+            Payload::decode(commit.prepare.clone())
+        else {
+            return false;
+        };
+        let mut entries = prepare.entries;
+        if self.node.commit() < commit.at.index {
+            let (region, from, to) = (self.id().0, self.node.commit().0, commit.at.index.0);
+            tracing::info!(region, from, to, "source catches up by its target's log");
+        }
+        let (index, term) = (commit.at.index, commit.at.term);
+        entries.push(Entry { index, term, kind: EntryKind::Normal, data: commit.prepare.clone() });
+        self.node.learn_committed(prepare.from.index, prepare.from.term, entries)
+    }
+
+    /// Stops the peer for good if it has applied what it must.
+    pub(crate) fn maybe_retire(&mut self, env: &mut Env) {
+        let Some((_, upto)) = self.merge.retire_for else { return };
+        if upto.is_some_and(|index| self.applied.index < index)
+            || !matches!(self.phase, Phase::Live | Phase::Stopped)
+        {
+            return;
+        }
+        self.phase = Phase::Retired;
+        self.lease.revoke(&env.shared.delegates, self.id());
+        self.writes.fail_all(self.region.id);
+        self.reads.fail_all(&RequestError::RegionNotFound(self.region.id));
+        self.fail_merge_caller();
+        self.send_retire(env);
+    }
+
+    fn send_retire(&self, env: &Env) {
+        let (region, incarnation) = (self.id(), self.incarnation);
+        env.shared.links.apply_of(region).send(ApplyMsg::Retire { region, incarnation });
+    }
+
+    /// The applier takes nothing more, and all it wrote has returned.
+    pub(crate) fn on_quiet(&mut self, env: &mut Env) {
+        if let (Phase::Retired, Some((target, _))) = (self.phase, self.merge.retire_for) {
+            let source = self.id();
+            env.shared.links.raft_of(target).send(RaftMsg::Retired { target, source });
+        }
+    }
+
+    /// The target's peer went away before it took this region over.
+    pub(crate) fn on_abandoned(&mut self, target: RegionId, version: u64, env: &mut Env) {
+        if self.phase == Phase::Retired {
+            self.phase = Phase::Stopped;
+        }
+        self.merge.retire_for = None;
+        if version > 0 {
+            self.on_told(target, version, env);
+        }
+    }
+
+    /// Another store has seen the region become part of `target`, which had `version` then.
+    pub(crate) fn on_told(&mut self, target: RegionId, version: u64, env: &mut Env) {
+        if !matches!(self.phase, Phase::Live | Phase::Stopped) || self.merge.told.is_some() {
+            return;
+        }
+        self.merge.told = Some((target, version));
+        env.shared.ranges.lock().doom(self.id(), target);
+    }
+
+    /// What other peers of a merged region must be told: it became part of this one.
+    pub(crate) fn told(&self) -> Option<(RegionId, u64)> {
+        self.merge.told
+    }
+
+    /// Destroys a merged region that nothing on this store will ever ask for again: the target's peer here is past the
+    /// merge, or was removed. An absent one may still be created, by a split that is to be replayed (trap T16).
+    pub(crate) fn maybe_bury(&mut self, env: &mut Env) -> Result<(), flotilla_engine::Error> {
+        let Some((target, version)) = self.merge.told else { return Ok(()) };
+        if !matches!(self.phase, Phase::Live | Phase::Stopped) {
+            return Ok(());
+        }
+        let stored = env.shared.engine.get(&keys::region_state(target))?.and_then(RegionState::decode);
+        let is_over = match stored {
+            Some(RegionState::Normal(here)) => {
+                here.epoch.version >= version && !here.range.overlaps(&self.region.range)
+            }
+            Some(RegionState::Tombstone { .. }) => true,
+            None => false,
+        };
+        if is_over {
+            tracing::info!(region = self.id().0, target = target.0, "merged region that missed it ends");
+            self.close(env);
+        }
+        Ok(())
+    }
+}
+
+/// Whether two descriptors of one epoch are of the same region.
+fn is_same_shape(a: &Region, b: &Region) -> bool {
+    let peers = |r: &Region| {
+        let mut list: Vec<_> = r.peers.iter().map(|p| (p.id, p.store)).collect();
+        list.sort_unstable();
+        list
+    };
+    (a.id, a.space, &a.range) == (b.id, b.space, &b.range) && peers(a) == peers(b)
+}
