@@ -97,7 +97,7 @@ impl World {
                 }
                 self.plan_turns(store, self.now_us());
             }
-            Fault::Split | Fault::Move | Fault::Transfer => self.disturb_region(fault),
+            Fault::Split | Fault::Merge | Fault::Move | Fault::Transfer => self.disturb_region(fault),
         }
     }
 
@@ -319,6 +319,7 @@ impl World {
                 }
             }
             Fault::Move => self.move_replica(&status),
+            Fault::Merge => self.merge(&status, &led),
             _ => {
                 let voters: Vec<&Peer> =
                     status.region.peers.iter().filter(|p| p.role == PeerRole::Voter).collect();
@@ -346,6 +347,34 @@ impl World {
             return;
         }
         self.administer(status, AdminCommand::Split { keys });
+    }
+
+    /// Merges a neighbour, or, rarely, any region, into a region.
+    fn merge(&mut self, target: &PeerStatus, led: &[PeerStatus]) {
+        let range = &target.region.range;
+        let is_near = |s: &&PeerStatus| {
+            s.region.space == Space::User
+                && (s.region.range.end == range.start && !range.start.is_empty()
+                    || s.region.range.start == range.end && !range.end.is_empty())
+        };
+        let any = self.nemesis.rng.chance(1, 10);
+        let sources: Vec<&PeerStatus> = led.iter().filter(|s| any || is_near(s)).collect();
+        if !sources.is_empty() {
+            let source = (*self.nemesis.rng.pick(&sources).region).clone();
+            self.administer(target, AdminCommand::Merge(Box::new(source)));
+            // A store that misses the merge has to be brought up by log or by snapshot.
+            let others = target.region.peers.iter().filter(|p| p.id != target.peer.id);
+            let stores: Vec<StoreId> =
+                others.map(|p| p.store).filter(|id| self.hosts.contains_key(id)).collect();
+            if !stores.is_empty() && self.nemesis.rng.chance(1, 3) {
+                let store = *self.nemesis.rng.pick(&stores);
+                if self.nemesis.rng.chance(1, 2) {
+                    self.cut(store, false);
+                } else {
+                    self.strike_down(store, false);
+                }
+            }
+        }
     }
 
     /// Adds a learner, removes one, demotes a voter (placement brings a new one), or swaps two in one joint step.

@@ -71,6 +71,14 @@ impl World {
                             && !status.region.epoch.is_stale_against(&known.region.epoch)
                 });
                 if newer {
+                    // What became part of it is gone; along a key's history versions strictly increase.
+                    let (region, leaders) = (&status.region, &mut self.operator.leaders);
+                    leaders.retain(|id, known| {
+                        *id == region.id
+                            || known.region.space != region.space
+                            || !known.region.range.overlaps(&region.range)
+                            || known.region.epoch.version >= region.epoch.version
+                    });
                     self.operator.leaders.insert(id, status.clone());
                 }
             }

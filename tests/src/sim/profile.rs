@@ -55,6 +55,8 @@ pub enum Fault {
     FailDisk,
     /// A region is split.
     Split,
+    /// A region is merged into a neighbour, or asked to where it must be refused.
+    Merge,
     /// A replica is removed or moved.
     Move,
     /// Leadership is handed over.
@@ -64,7 +66,7 @@ pub enum Fault {
 }
 
 /// Every fault, with the share of seeds that have it, of 100.
-const FAULTS: [(Fault, u64); 18] = [
+const FAULTS: [(Fault, u64); 19] = [
     (Fault::Kill, 50),
     (Fault::PowerCut, 50),
     (Fault::Blackout, 15),
@@ -83,6 +85,7 @@ const FAULTS: [(Fault, u64); 18] = [
     (Fault::Move, 50),
     (Fault::Transfer, 50),
     (Fault::Checkpoint, 50),
+    (Fault::Merge, 50),
 ];
 
 /// Everything that is drawn before a run.
@@ -130,7 +133,12 @@ impl Profile {
     /// Draws a profile.
     pub fn draw(rng: &mut Prng) -> Self {
         let stores = *rng.pick(&[3, 3, 3, 3, 3, 3, 4, 5, 5, 1]);
-        let faults = FAULTS.iter().filter(|(_, share)| rng.chance(*share, 100)).map(|(f, _)| *f).collect();
+        let mut faults: Vec<Fault> =
+            FAULTS.iter().filter(|(_, share)| rng.chance(*share, 100)).map(|(f, _)| *f).collect();
+        if faults.contains(&Fault::Merge) {
+            // What shall be merged must have been split.
+            faults.extend([Fault::Split, Fault::Split, Fault::Merge, Fault::Merge]);
+        }
         let replicas = if stores >= 5 && rng.chance(1, 3) { 5 } else { 3 };
         let wipe = stores >= 3 && rng.chance(1, 6);
         let mut config = draw_config(rng, replicas);

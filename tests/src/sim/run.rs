@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use flotilla_engine::Prng;
 use flotilla_raftstore::PeerStatus;
-use flotilla_region::{PeerRole, Region, RegionId};
+use flotilla_region::{PeerRole, Region, RegionId, keys};
 
 use super::profile::Profile;
 use super::stats::Stats;
@@ -164,6 +164,13 @@ impl World {
                     *known = region.clone();
                 }
                 replicas.push((host.id, region));
+            }
+        }
+        for host in self.hosts.values() {
+            let view = host.engine_snapshot();
+            let merging = regions.keys().find(|id| matches!(view.get(&keys::merge_state(**id)), Ok(Some(_))));
+            if let Some(id) = merging {
+                return Some(format!("region {id} merges on store {}", host.id));
             }
         }
         let left = |(store, found): &(_, Region)| check_member(*store, found, &regions[&found.id]).err();

@@ -21,6 +21,8 @@ pub struct Stats {
     pub elections: u64,
     /// Splits.
     pub splits: u64,
+    /// Merges.
+    pub merges: u64,
     /// Snapshots installed.
     pub snapshots: u64,
     /// Membership changes that the operator or the nemesis brought through.
@@ -45,7 +47,7 @@ pub struct Stats {
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 19] {
+    pub fn list(&self) -> [(&'static str, u64); 20] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -56,6 +58,7 @@ impl Stats {
             ("index reads", self.index_reads),
             ("elections", self.elections),
             ("splits", self.splits),
+            ("merges", self.merges),
             ("snapshots", self.snapshots),
             ("changes", self.changes),
             ("kills", self.kills),
@@ -91,6 +94,7 @@ impl Stats {
         self.index_reads += other.index_reads;
         self.elections += other.elections;
         self.splits += other.splits;
+        self.merges += other.merges;
         self.snapshots += other.snapshots;
         self.changes += other.changes;
         self.kills += other.kills;

@@ -254,6 +254,7 @@ impl World {
         let Some(store) = self.hosts.get(&id).and_then(|h| h.store()) else { return };
         let counters = store.counters();
         self.stats.elections += counters.elections_won.load(Ordering::Relaxed);
+        self.stats.merges += counters.merges.load(Ordering::Relaxed);
         self.stats.splits += counters.splits.load(Ordering::Relaxed);
         self.stats.snapshots += counters.snapshots_installed.load(Ordering::Relaxed);
     }
