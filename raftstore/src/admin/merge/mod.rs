@@ -122,6 +122,7 @@ struct Asked {
     target: RegionId,
     by: PeerInfo,
     since: Time,
+    last: Time,
 }
 
 /// Committed entries on their way to the apply worker.

@@ -32,13 +32,15 @@ impl Peer {
         if expected.epoch != self.region.epoch || !self.has_applied_own_term() {
             return;
         }
-        let since = self.merge.asked.as_ref().filter(|a| a.target == target).map_or(env.now, |a| a.since);
-        self.merge.asked = Some(Asked { target, by, since });
+        let patience =
+            PATIENCE_ELECTIONS * env.shared.config.election_ticks as u64 * env.shared.config.tick_ms;
+        // Whoever asks: two neighbours may wait for each other, and a third one for one of them.
+        let known = self.merge.asked.as_ref().filter(|a| env.now.ms_since(a.last) < patience);
+        let since = known.map_or(env.now, |a| a.since);
+        self.merge.asked = Some(Asked { target, by, since, last: env.now });
         if self.merge.proposed.is_some_and(|index| index > self.applied.index) {
             return;
         }
-        let patience =
-            PATIENCE_ELECTIONS * env.shared.config.election_ticks as u64 * env.shared.config.tick_ms;
         if !is_same_shape(&self.region, &expected) || env.now.ms_since(since) >= patience {
             tracing::info!(
                 region = self.id().0,
