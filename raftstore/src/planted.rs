@@ -56,6 +56,16 @@ mod on_purpose {
         AppliedIndexApart,
         /// A removed peer leaves nothing behind.
         NoTombstone,
+        /// A source's leader reads under its lease after it proposed to become part of its target.
+        LeaseThroughMerge,
+        /// A target takes its source over before that one is applied up to its end.
+        MergeBeforeCaughtUp,
+        /// A source gives its target none of the entries that a slow peer of it may lack.
+        MergeWithoutEntries,
+        /// A source that is known to be merged is destroyed before its target here is past the merge.
+        SourceBuriedEarly,
+        /// A source that is final takes it back when the target is slow.
+        RollbackAfterPrepare,
     }
 
     thread_local! {

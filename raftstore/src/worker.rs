@@ -360,9 +360,14 @@ impl RaftWorker {
     /// the target in the one that is asked for.
     fn answer_for_gone(&mut self, region: RegionId, by: PeerInfo, ask: &pb::MergeAsk) {
         let stored = self.env.shared.engine.get(&keys::region_state(region)).ok().flatten();
-        let Some(RegionState::Tombstone { epoch: last, .. }) = stored.and_then(RegionState::decode) else {
+        let Some(RegionState::Tombstone { epoch: last, merged, .. }) = stored.and_then(RegionState::decode)
+        else {
             return;
         };
+        if merged.is_some_and(|(target, _)| target.0 == ask.target) {
+            // What is asked for has happened: whoever asks still will be overtaken.
+            return;
+        }
         let Some(expected) = ask.source.as_ref().map(wire::region_from_wire) else { return };
         let Some(me) = expected.peer_on(self.env.shared.origin.store).copied() else { return };
         if expected.epoch.is_stale_against(&last) {
@@ -473,7 +478,9 @@ impl RaftWorker {
     }
 
     fn on_durable(&mut self, region: RegionId, peer_id: PeerId, at: LogId) {
-        if self.dead.remove(&(region, peer_id)) {
+        // A flush that began before the tombstone was written tells of a position that the peer had applied.
+        let is_tombstone = at == LogId::default();
+        if is_tombstone && self.dead.remove(&(region, peer_id)) {
             // The tombstone is durable: nothing will ask for this log again.
             let task = LogTask { region, peer: peer_id, clear: true, ..LogTask::default() };
             self.env.shared.links.log.send(LogMsg::Task(task));

@@ -168,7 +168,9 @@ impl Applier {
         let may_change = match (&self.merge, &command) {
             (None, _) => true,
             (Some(MergeState::Expecting(_)), command) => *command == AdminCommand::VoidMerge,
-            (Some(MergeState::Prepared(_)), _) => false,
+            (Some(MergeState::Prepared(_)), command) => {
+                planted!(RollbackAfterPrepare) && *command == AdminCommand::VoidMerge
+            }
         };
         if !may_change {
             return Ok(Outcome::Refused(RequestError::Merging(self.region.id)));

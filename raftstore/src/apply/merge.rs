@@ -57,7 +57,9 @@ impl Applier {
         let Some(merged) = merged_region(&self.region, &source).filter(|_| expected) else {
             return Ok(Outcome::Refused(RequestError::Refused("the merge is over")));
         };
-        check_caught_up(shared, &source, at)?;
+        if !planted!(MergeBeforeCaughtUp) {
+            check_caught_up(shared, &source, at)?;
+        }
         self.set_region(&mut round.batch, merged);
         self.set_merge(&mut round.batch, None);
         let peer = source.peer_on(shared.origin.store).map(|p| p.id).unwrap_or_default();
@@ -91,6 +93,9 @@ impl Applier {
     pub(super) fn apply_void(&mut self, round: &mut Round) -> Outcome {
         let RegionEpoch { conf_ver, version } = self.region.epoch;
         let epoch = RegionEpoch { conf_ver, version: version + 1 };
+        if planted!(RollbackAfterPrepare) && matches!(self.merge, Some(MergeState::Prepared(_))) {
+            self.set_merge(&mut round.batch, None);
+        }
         self.set_region(&mut round.batch, Region { epoch, ..(*self.region).clone() });
         let region = (*self.region).clone();
         Outcome::Effect(Box::new(move |_| Effect::Voided { region }))

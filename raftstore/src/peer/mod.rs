@@ -243,7 +243,7 @@ impl Peer {
 
     /// Whether the region may have lost some or all of its keys without this leader knowing it yet.
     pub(crate) fn shape_in_question(&self) -> bool {
-        self.split_in_flight() || self.is_prepared()
+        self.split_in_flight() || (self.is_prepared() && !planted!(LeaseThroughMerge))
     }
 
     /// One tick of the core's timers.
@@ -311,6 +311,8 @@ fn core_config(config: &StoreConfig, id: PeerId, applied: Index, region: RegionI
     // Followers learn of commits with the next append or heartbeat: half the messages where writes of a region come
     // singly.
     core.skip_commit_broadcast = true;
+    // A leader that no longer votes cannot propose, and nobody else campaigns while it goes on.
+    core.step_down_on_removal = true;
     core.read_only = ReadOnlyOption::Safe;
     core.disable_proposal_forwarding = true;
     core.seed = config.seed ^ id.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ region.0.rotate_left(32);

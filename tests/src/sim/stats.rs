@@ -81,6 +81,7 @@ impl Stats {
             && self.index_reads >= seeds
             && self.kills + self.power_cuts >= seeds
             && self.splits * 10 >= seeds
+            && self.merges * 20 >= seeds
     }
 
     /// Adds another run's counts.

@@ -60,9 +60,12 @@ impl Peer {
         let is_known =
             |p: &flotilla_raft::Progress| p.state == ProgressState::Replicate && !p.matched.is_zero();
         let all_known = self.node.progress_iter().all(|(id, p)| id == self.me.id || is_known(p));
-        let least = self.node.progress_iter().map(|(_, p)| p.matched).min().unwrap_or_default();
+        let mut least = self.node.progress_iter().map(|(_, p)| p.matched).min().unwrap_or_default();
         if !all_known || least < self.gc.base() {
             return;
+        }
+        if planted!(MergeWithoutEntries) {
+            least = self.node.last_index();
         }
         let bytes_max = env.shared.config.entry_bytes_max as u64 / 2;
         let Ok(entries) = self.node.entries(least.next(), bytes_max) else { return };
@@ -71,9 +74,21 @@ impl Peer {
         let from = LogId { index: least, term };
         let command = AdminCommand::PrepareMerge(PrepareMerge { target, from, entries });
         // Before anybody can learn that it is committed.
-        self.lease.revoke(&env.shared.delegates, self.id());
+        if !planted!(LeaseThroughMerge) {
+            self.lease.revoke(&env.shared.delegates, self.id());
+        }
         if self.propose_step(&command, env) {
             self.merge.preparing = self.merge.proposed;
+        }
+    }
+
+    /// Takes the one decision back.
+    #[cfg(feature = "planted")]
+    pub(super) fn tick_planted(&mut self, env: &mut Env) {
+        let is_prepared = matches!(self.merge.state, Some(MergeState::Prepared(_)));
+        let undecided = self.merge.proposed.is_some_and(|index| index > self.applied.index);
+        if planted!(RollbackAfterPrepare) && is_prepared && !undecided && self.has_applied_own_term() {
+            self.propose_step(&AdminCommand::VoidMerge, env);
         }
     }
 
@@ -113,7 +128,9 @@ impl Peer {
     /// The region is final: it waits to become part of the target.
     pub(crate) fn on_prepared(&mut self, region: Region, prepared: Prepared, env: &mut Env) {
         let (expected, target) = ((*self.region).clone(), prepared.target);
-        self.lease.revoke(&env.shared.delegates, self.id());
+        if !planted!(LeaseThroughMerge) {
+            self.lease.revoke(&env.shared.delegates, self.id());
+        }
         self.region = std::sync::Arc::new(region);
         self.merge.state = Some(MergeState::Prepared(prepared));
         self.siblings.clear();
@@ -130,6 +147,9 @@ impl Peer {
         let (expected, asked) = ((*self.region).clone(), self.merge.asked.take());
         self.lease.revoke(&env.shared.delegates, self.id());
         self.region = std::sync::Arc::new(region);
+        if planted!(RollbackAfterPrepare) && matches!(self.merge.state, Some(MergeState::Prepared(_))) {
+            self.merge.state = None;
+        }
         self.siblings.clear();
         self.refuse_gathered();
         self.recheck_reads(env);
@@ -151,18 +171,21 @@ impl Peer {
                 self.send_retire(env);
             }
             (Some(commit), Phase::Live) => {
-                if !self.catch_up(commit) {
+                let late = planted!(MergeBeforeCaughtUp);
+                if !late && !self.catch_up(commit) {
                     tracing::error!(region = self.id().0, "log contradicts the merge");
                     return;
                 }
-                self.merge.retire_for = Some((retire.target, Some(commit.at.index)));
+                self.merge.retire_for = Some((retire.target, (!late).then_some(commit.at.index)));
                 self.maybe_retire(env);
             }
             // A snapshot of the target; only what is known to be merged is in its way.
             (None, Phase::Live | Phase::Stopped)
                 if env.shared.ranges.lock().is_doomed(self.id(), retire.target) =>
             {
-                self.merge.retire_for = Some((retire.target, None));
+                // A split that is known to be committed gives birth first: what its children logged waits for it.
+                let known = (self.phase == Phase::Live).then(|| self.node.commit());
+                self.merge.retire_for = Some((retire.target, known));
                 self.maybe_retire(env);
             }
             _ => {}
@@ -249,6 +272,7 @@ impl Peer {
         }
         let stored = env.shared.engine.get(&keys::region_state(target))?.and_then(RegionState::decode);
         let is_over = match stored {
+            _ if planted!(SourceBuriedEarly) => true,
             Some(RegionState::Normal(here)) => {
                 here.epoch.version >= version && !here.range.overlaps(&self.region.range)
             }

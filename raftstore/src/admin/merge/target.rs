@@ -78,6 +78,8 @@ impl Peer {
     pub(crate) fn tick_merge(&mut self, env: &mut Env) {
         if self.phase == Phase::Live {
             self.ask_source(env);
+            #[cfg(feature = "planted")]
+            self.tick_planted(env);
         }
         self.pump_apply(env);
         self.pump_install(env);
