@@ -19,6 +19,7 @@ use crate::msg::{ApplyMsg, CreatePeer, Incarnation, LogMsg, LogTask, RaftMsg, Re
 use crate::outbox::{Outbox, raft_message};
 use crate::peer::log::PeerLog;
 use crate::peer::{NewPeer, Peer, Phase};
+use crate::placement::PlacementMsg;
 use crate::shared::Shared;
 use crate::state::{LogId, RegionState};
 use crate::time::Time;

@@ -43,6 +43,15 @@ pub struct PlacementConfig {
     pub balance_leaders: bool,
     /// Whether replicas are balanced.
     pub balance_regions: bool,
+    /// Whether small neighbours are merged.
+    pub merge_regions: bool,
+    /// A region below this size is small; no merge makes one of more than twice that. A third of the size at which
+    /// regions are split, at most.
+    pub merge_bytes: u64,
+    /// A region is merged only if it has had its range for so long: a split is not taken back at once.
+    pub merge_wait_ms: u64,
+    /// Merges under way at once.
+    pub merges_max: usize,
 }
 
 impl Default for PlacementConfig {
@@ -67,6 +76,10 @@ impl Default for PlacementConfig {
             location_labels: Vec::new(),
             balance_leaders: true,
             balance_regions: true,
+            merge_regions: true,
+            merge_bytes: 32 << 20,
+            merge_wait_ms: 10 * 60 * 1000,
+            merges_max: 4,
         }
     }
 }
@@ -110,7 +123,7 @@ impl PlacementConfig {
             return Err(ConfigError::GoneBeforeSilent);
         }
         let limits = [self.filling_per_store_max, self.sending_per_store_max];
-        if limits.contains(&0) || self.transfers_max == 0 || self.moves_max == 0 {
+        if limits.contains(&0) || [self.transfers_max, self.moves_max, self.merges_max].contains(&0) {
             return Err(ConfigError::LimitZero);
         }
         Ok(())

@@ -10,7 +10,7 @@
 //! - [`StoreInfo`] and [`ClusterView`]: what only the placement leader knows, loads of stores included;
 //! - [`Operator`]: one step that a region's leader is asked to take, tagged with the region's epoch;
 //! - [`InFlight`]: the steps asked for and not yet seen done, and the balance moves they belong to;
-//! - [`check`]: one pass of all checkers and schedulers: joint states, replicas, leaders' and regions' balance;
+//! - [`check`]: one pass of all checkers and schedulers: joint states, replicas, balance of leaders and regions, merges;
 //! - [`meta`]: commands and facts of the meta region: store registry, id windows, cluster version.
 //!
 //! **Level-triggered.** Every pass derives the next step of every region from the view alone, so an operator that is
@@ -21,7 +21,8 @@
 //! leader is never removed or demoted. A voter is never removed at one stroke: it is demoted, then removed. A region
 //! has at most one unfinished operator. Loads end within a tolerance, and a balanced cluster is left alone.
 //!
-//! Missing: placement rules per key range, hot regions, merge of small regions, balance by bytes.
+//! Missing: placement rules per key range, balance of hot regions, balance by bytes; keys and reads do not count where
+//! small regions are merged.
 
 #[macro_use]
 pub mod planted;

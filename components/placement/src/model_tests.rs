@@ -43,6 +43,7 @@ struct Group {
     term: Term,
     /// Steps until a peer has caught up.
     behind: BTreeMap<PeerId, u64>,
+    bytes: u64,
 }
 
 impl Group {
@@ -72,6 +73,7 @@ struct Model {
     flight: InFlight,
     ids: IdPool,
     asked: u64,
+    merged: u64,
 }
 
 impl Model {
@@ -88,6 +90,9 @@ impl Model {
             sending_per_store_max: 6,
             transfers_max: 3,
             moves_max: 3,
+            merge_bytes: 30,
+            merge_wait_ms: 15_000,
+            merges_max: 2,
             ..PlacementConfig::default()
         };
         config.check().unwrap();
@@ -104,6 +109,7 @@ impl Model {
             ids: IdPool::new(),
             config,
             asked: 0,
+            merged: 0,
         };
         model.join();
         let border = vec![0xFF];
@@ -118,7 +124,8 @@ impl Model {
         self.next_id += 1;
         self.used_ids.insert(peer.id.get());
         let region = Region { id, space, range, epoch: RegionEpoch::INITIAL, peers: vec![peer] };
-        self.groups.insert(id, Group { region, leader: None, term: Term(5), behind: BTreeMap::new() });
+        self.groups
+            .insert(id, Group { region, leader: None, term: Term(5), behind: BTreeMap::new(), bytes: 100 });
     }
 
     /// A number below `bound`, drawn by the seed.
@@ -222,6 +229,8 @@ impl Model {
             return;
         }
         group.region.epoch.version += 1;
+        group.bytes = (group.bytes / 2).max(1);
+        let bytes = group.bytes;
         let mut child = group.region.clone();
         child.id = RegionId(self.next_id);
         self.next_id += 1;
@@ -237,7 +246,7 @@ impl Model {
             self.next_id += 1;
         }
         let leader = child.peer_on(leader_store).map(|p| p.id);
-        self.groups.insert(child.id, Group { region: child, leader, term: Term(6), behind });
+        self.groups.insert(child.id, Group { region: child, leader, term: Term(6), behind, bytes });
     }
 
     /// The placement leader changes: an empty view, nothing remembered, ids lost.
@@ -341,6 +350,7 @@ impl Model {
             down: dead.map(|p| (p.id, self.now_ms - self.stores[&p.store].silent_since_ms)).collect(),
             pending: group.behind.keys().copied().collect(),
             ready: true,
+            bytes: group.bytes,
             ..RegionInfo::default()
         }
     }
@@ -364,6 +374,7 @@ impl Model {
             leader: info.leader,
             term: info.term,
             behind: BTreeMap::new(),
+            bytes: 0,
         };
         match &operator.step {
             Step::TransferLeader(to) => {
@@ -374,6 +385,13 @@ impl Model {
                 assert_eq!(self.stores[&to.store].state, StoreState::Up);
             }
             Step::LeaveJoint => assert!(info.region.is_joint()),
+            Step::Merge(source) => {
+                let (a, b) = (&info.region.range, &source.range);
+                assert!(a.start == b.end || a.end == b.start, "{operator:?}: no neighbours");
+                assert_eq!(stores_of(&info.region), stores_of(source), "{operator:?}: other stores");
+                assert!(![RegionId::META, RegionId::SENTINEL].contains(&source.id), "{operator:?}");
+                assert!(![RegionId::META, RegionId::SENTINEL].contains(&info.region.id), "{operator:?}");
+            }
             Step::ChangePeers(changes) => {
                 assert!(!info.region.is_joint(), "{operator:?} inside a joint state");
                 let during = group(after_change(&info.region, changes));
@@ -404,7 +422,11 @@ impl Model {
 
     /// A region's leader takes a step, or refuses it.
     fn take(&mut self, operator: &Operator) {
-        let group = self.groups.get_mut(&operator.region).unwrap();
+        if let Step::Merge(source) = &operator.step {
+            return self.merge(operator, source);
+        }
+        // It may have become part of another one.
+        let Some(group) = self.groups.get_mut(&operator.region) else { return };
         let stores = &self.stores;
         let is_asked = group.leader == Some(operator.leader.id) && stores[&operator.leader.store].is_alive;
         let has_quorum = |g: &Group| g.has_quorum(|p| stores[&p.store].is_alive);
@@ -425,6 +447,7 @@ impl Model {
                 group.region.epoch.conf_ver += 1;
                 group.region.peers = after_leave(&group.region);
             }
+            Step::Merge(_) => {}
             Step::ChangePeers(changes) => {
                 let before = std::mem::take(&mut group.region.peers);
                 group.region.peers = before.clone();
@@ -447,6 +470,30 @@ impl Model {
         }
     }
 
+    /// The source becomes part of the target, if both still have the shapes that were meant.
+    fn merge(&mut self, operator: &Operator, source: &Region) {
+        let is_able = |g: &Group| g.leader.is_some() && g.has_quorum(|p| self.stores[&p.store].is_alive);
+        let is_meant = |id: RegionId, epoch| {
+            self.groups.get(&id).is_some_and(|g| g.region.epoch == epoch && is_able(g) && g.behind.is_empty())
+        };
+        if !is_meant(operator.region, operator.epoch) || !is_meant(source.id, source.epoch) {
+            return;
+        }
+        let gone = self.groups.remove(&source.id).unwrap();
+        let target = self.groups.get_mut(&operator.region).unwrap();
+        assert_eq!(stores_of(&target.region), stores_of(&gone.region));
+        let range = &mut target.region.range;
+        if range.start == gone.region.range.end {
+            range.start = gone.region.range.start;
+        } else {
+            range.end = gone.region.range.end;
+        }
+        let version = target.region.epoch.version.max(gone.region.epoch.version) + 1;
+        target.region.epoch.version = version;
+        target.bytes += gone.bytes;
+        self.merged += 1;
+    }
+
     // ---- the end ----
 
     /// Lets time pass until nothing was asked for in a long while.
@@ -461,6 +508,18 @@ impl Model {
             }
         }
         panic!("still asking for steps: {:?}", self.flight.operators().collect::<Vec<_>>());
+    }
+
+    /// No two neighbours are left of which one is small and that together are not large.
+    fn check_merged(&self) {
+        let mut users: Vec<&Group> = self.groups.values().collect();
+        users.retain(|g| g.region.space == Space::User && g.region.id != RegionId::SENTINEL);
+        users.sort_by_key(|g| g.region.range.start.clone());
+        for pair in users.windows(2) {
+            let is_small = pair.iter().any(|g| g.bytes < self.config.merge_bytes);
+            let is_large = pair[0].bytes + pair[1].bytes > 2 * self.config.merge_bytes;
+            assert!(!is_small || is_large, "{:?} and {:?} stay apart", pair[0].region, pair[1].region);
+        }
     }
 
     fn check_converged(&self) {
@@ -488,9 +547,14 @@ impl Model {
                 assert!(gain < self.config.leader_tolerance, "leaders {leaders:?}, {:?}", group.region);
             }
         }
+        self.check_merged();
         let drained = self.stores.values().filter(|s| s.is_alive && s.state == StoreState::Offline);
         assert_eq!(drained.count(), 0, "a drained store is not removed");
     }
+}
+
+fn stores_of(region: &Region) -> BTreeSet<StoreId> {
+    region.peers.iter().map(|p| p.store).collect()
 }
 
 fn any_event() -> impl Strategy<Value = (Event, u64)> {
@@ -518,6 +582,7 @@ fn a_founded_cluster_that_three_stores_join_and_whose_regions_split_is_balanced(
     (0..3).for_each(|_| model.join());
     model.settle();
     model.check_converged();
+    assert!(model.merged > 3, "small neighbours merge");
 }
 
 proptest! {

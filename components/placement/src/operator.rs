@@ -21,6 +21,8 @@ pub enum Reason {
     BalanceLeaders,
     /// Stores hold different numbers of replicas.
     BalanceRegions,
+    /// Two neighbours are small.
+    Merge,
 }
 
 /// What a membership change does to one peer.
@@ -69,6 +71,8 @@ pub enum Step {
     ChangePeers(Vec<PeerChange>),
     /// Leave the joint configuration.
     LeaveJoint,
+    /// Take this neighbour over, in this very shape.
+    Merge(Box<Region>),
 }
 
 /// One step of one region. Whoever takes it refuses it unless the region's epoch is still `epoch`.
@@ -121,7 +125,7 @@ pub fn after_leave(region: &Region) -> Vec<Peer> {
     region.peers.iter().map(|p| Peer { role: role(p.role), ..*p }).collect()
 }
 
-/// A balance move: the replica `from` is to be replaced by one on `to`.
+/// A balance move, or one onto the stores of a neighbour: the replica `from` is to be replaced by one on `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Move {
     /// Replica that goes.
@@ -130,6 +134,8 @@ pub struct Move {
     pub from_store: StoreId,
     /// Store of the replica that comes.
     pub to: StoreId,
+    /// The neighbour that the region shall become part of, if it moves for that.
+    pub join: Option<RegionId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +144,14 @@ struct Asked {
     at_ms: u64,
 }
 
-/// Operators asked for and not yet seen done, the balance moves under way, and since when learners exist.
+/// A shape of a region, and since when it is known, ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    version: u64,
+    since_ms: u64,
+}
+
+/// Operators asked for and not yet seen done, the balance moves under way, and since when learners and shapes exist.
 ///
 /// Belongs to one placement leadership; losing it costs nothing but the learners of unfinished balance moves.
 /// Invariant: at most one operator per region.
@@ -147,6 +160,7 @@ pub struct InFlight {
     asked: BTreeMap<RegionId, Asked>,
     moves: BTreeMap<RegionId, Move>,
     learners: BTreeMap<PeerId, u64>,
+    shapes: BTreeMap<RegionId, Shape>,
 }
 
 impl InFlight {
@@ -182,6 +196,18 @@ impl InFlight {
         self.learners.get(&peer).copied()
     }
 
+    /// When the region's present range was first seen, ms.
+    pub(crate) fn shape_since_ms(&self, region: RegionId) -> Option<u64> {
+        self.shapes.get(&region).map(|shape| shape.since_ms)
+    }
+
+    /// Whether a neighbour was asked to take the region over.
+    pub(crate) fn is_source(&self, region: RegionId) -> bool {
+        let takes =
+            |operator: &Operator| matches!(&operator.step, Step::Merge(source) if source.id == region);
+        self.operators().any(takes)
+    }
+
     /// The region's balance move.
     pub(crate) fn planned(&self, region: RegionId) -> Option<Move> {
         self.moves.get(&region).copied()
@@ -207,20 +233,24 @@ impl InFlight {
             let Some(info) = view.regions().by_id(*region) else { return false };
             is_under_way(plan, &info.region, asked.contains_key(region))
         });
-        let mut learners = BTreeMap::new();
+        let (mut learners, mut shapes) = (BTreeMap::new(), BTreeMap::new());
         for info in view.regions().iter() {
+            let (id, version) = (info.region.id, info.region.epoch.version);
+            let known = self.shapes.get(&id).copied().filter(|shape| shape.version == version);
+            shapes.insert(id, known.unwrap_or(Shape { version, since_ms: now_ms }));
             for peer in info.region.peers.iter().filter(|p| p.role == PeerRole::Learner) {
                 learners.insert(peer.id, self.learners.get(&peer.id).copied().unwrap_or(now_ms));
             }
         }
         self.learners = learners;
+        self.shapes = shapes;
     }
 }
 
 fn is_open(operator: &Operator, info: &RegionInfo) -> bool {
     let is_moved = match &operator.step {
         Step::TransferLeader(to) => info.leader == Some(to.id),
-        Step::ChangePeers(_) | Step::LeaveJoint => false,
+        Step::ChangePeers(_) | Step::LeaveJoint | Step::Merge(_) => false,
     };
     !is_moved && info.region.epoch == operator.epoch && info.leader.is_none_or(|l| l == operator.leader.id)
 }

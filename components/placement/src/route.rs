@@ -16,7 +16,7 @@ pub struct RegionInfo {
     pub leader: Option<PeerId>,
     /// Raft term in which `leader` leads.
     pub term: Term,
-    /// Approximate size.
+    /// Approximate size; 0 = not known.
     pub bytes: u64,
     /// Approximate number of keys.
     pub keys: u64,
@@ -26,6 +26,8 @@ pub struct RegionInfo {
     pub pending: BTreeSet<PeerId>,
     /// The leader applied everything up to an entry of its own term.
     pub ready: bool,
+    /// It is written to more than a little.
+    pub is_hot: bool,
 }
 
 impl RegionInfo {

@@ -10,17 +10,32 @@ use flotilla_region::{RegionId, Space, keys};
 use super::BackgroundMsg;
 use crate::mailbox::Address;
 use crate::msg::{AdminCommand, AdminRequest, PeerStatus, RaftMsg};
-use crate::placement::PlacementMsg;
+use crate::placement::{PlacementMsg, RegionSize};
 use crate::shared::Shared;
 
 /// A region is looked at again when it has written this fraction of the limit.
 const LOOK_AGAIN_DIVISOR: u64 = 16;
 
-/// What was seen at the last look.
+/// A region is hot that writes this fraction of the limit between two checks.
+const HOT_DIVISOR: u64 = 1_024;
+
+/// What was seen of a region.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// Its version when it was last looked at.
+    version: u64,
+    /// Bytes it had written when it was last looked at.
+    looked_at: u64,
+    /// Bytes it had written at the last check.
+    written: u64,
+    bytes: u64,
+    is_hot: bool,
+}
+
+/// What was seen of the regions led here.
 #[derive(Default)]
 pub(super) struct Sizes {
-    /// Bytes written by a region when it was last looked at.
-    looked_at: BTreeMap<RegionId, u64>,
+    seen: BTreeMap<RegionId, Seen>,
 }
 
 impl Sizes {
@@ -39,19 +54,29 @@ impl Sizes {
         for status in statuses {
             let id = status.region.id;
             if !status.is_leader {
-                self.looked_at.remove(&id);
+                self.seen.remove(&id);
                 continue;
             }
-            let new = self.looked_at.get(&id).copied();
-            let grown = status.written_bytes.saturating_sub(new.unwrap_or(0));
+            let (version, written) = (status.region.epoch.version, status.written_bytes);
+            let known = self.seen.get_mut(&id).filter(|k| k.version == version && k.looked_at <= written);
             let step = (limit / LOOK_AGAIN_DIVISOR).max(1);
-            if new.is_some_and(|seen| seen <= status.written_bytes) && grown < step {
+            let was_hot = known.as_ref().is_some_and(|known| known.is_hot);
+            let is_hot = limit > 0
+                && known.as_ref().is_some_and(|known| written - known.written > limit / HOT_DIVISOR);
+            if let Some(known) = known.filter(|known| written - known.looked_at < step) {
+                known.written = written;
+                known.is_hot = is_hot;
+                if is_hot != was_hot {
+                    sizes.push(RegionSize { region: id, version, bytes: known.bytes, is_hot });
+                }
                 continue;
             }
-            self.looked_at.insert(id, status.written_bytes);
             let (start, end) = keys::data_bounds(status.region.space, &status.region.range);
             let bytes = shared.engine.approximate_bytes(&start, &end);
-            sizes.push((id, bytes));
+            // Nothing at all is a size, too.
+            let seen = Seen { version, looked_at: written, written, bytes: bytes.max(1), is_hot };
+            self.seen.insert(id, seen);
+            sizes.push(RegionSize { region: id, version, bytes: seen.bytes, is_hot });
             let splittable = status.region.space == Space::User && id != RegionId::SENTINEL;
             if limit > 0 && splittable && bytes > limit {
                 self.split(shared, &status);
@@ -71,7 +96,7 @@ impl Sizes {
             return;
         }
         // The next look is a fresh one: what remains may still be too large.
-        self.looked_at.remove(&region.id);
+        self.seen.remove(&region.id);
         shared.links.raft_of(region.id).send(RaftMsg::Admin(AdminRequest {
             region: region.id,
             epoch: Some(region.epoch),

@@ -3,7 +3,9 @@
 
 use crate::wire::pb;
 use flotilla_placement::meta::{self, MetaReply};
-use flotilla_placement::{ClusterView, InFlight, Operator, RegionInfo, Step, StoreRecord, StoreStats};
+use flotilla_placement::{
+    ClusterView, InFlight, Operator, PlacementConfig, RegionInfo, Step, StoreRecord, StoreStats,
+};
 use flotilla_placement::{PeerChangeKind, check};
 use flotilla_region::{PeerId, RegionId, StoreId, Term};
 
@@ -18,6 +20,7 @@ const PASS_MS: u64 = 2_000;
 
 /// One leadership of the meta region.
 pub(super) struct Driver {
+    config: PlacementConfig,
     pub(super) view: ClusterView,
     flight: InFlight,
     seen_revision: u64,
@@ -28,7 +31,13 @@ impl Driver {
     /// Begins a leadership: the registry is read from the meta region's own data, everything else must be reported
     /// anew.
     pub(super) fn new(shared: &Shared, term: Term, now: Time) -> Self {
+        let mut config = shared.config.placement.clone();
+        if shared.config.split_bytes > 0 {
+            // What a merge makes must not be split at once.
+            config.merge_bytes = config.merge_bytes.min(shared.config.split_bytes / 3);
+        }
         let mut driver = Self {
+            config,
             view: ClusterView::new(term, now.0 / 1_000),
             flight: InFlight::new(),
             seen_revision: 0,
@@ -49,15 +58,9 @@ impl Driver {
     }
 
     /// A heartbeat of a store.
-    pub(super) fn on_heartbeat(
-        &mut self,
-        shared: &Shared,
-        from: StoreId,
-        beat: &pb::StoreHeartbeat,
-        now: Time,
-    ) {
+    pub(super) fn on_heartbeat(&mut self, from: StoreId, beat: &pb::StoreHeartbeat, now: Time) {
         let stats = stats_of(beat);
-        self.view.heartbeat(from, beat.boot_id, stats, now.0 / 1_000, &shared.config.placement);
+        self.view.heartbeat(from, beat.boot_id, stats, now.0 / 1_000, &self.config);
     }
 
     /// Reports of a store; a report since the beginning makes it a full one.
@@ -83,7 +86,7 @@ impl Driver {
         self.seen_revision = self.view.revision();
         self.next_pass = now.plus_ms(PASS_MS);
         let mut ids = shared.ids.lock();
-        check(&self.view, &shared.config.placement, &mut self.flight, &mut ids, now.0 / 1_000)
+        check(&self.view, &self.config, &mut self.flight, &mut ids, now.0 / 1_000)
     }
 
     /// An operator was refused.
@@ -116,6 +119,7 @@ pub(super) fn info_of(report: &pb::RegionReport) -> Option<RegionInfo> {
         down: down.map(|(peer, seconds)| (PeerId(*peer), seconds * 1_000)).collect(),
         pending: report.pending_peers.iter().map(|p| PeerId(*p)).collect(),
         ready: report.ready,
+        is_hot: report.is_hot,
     })
 }
 
@@ -126,6 +130,7 @@ pub(super) fn operator_to_wire(operator: &Operator) -> pb::Operator {
     let step = match &operator.step {
         Step::TransferLeader(to) => WireStep::TransferLeader(wire::peer_to_wire(to)),
         Step::LeaveJoint => WireStep::LeaveJoint(pb::LeaveJoint {}),
+        Step::Merge(source) => WireStep::MergeSource(wire::region_to_wire(source)),
         Step::ChangePeers(changes) => {
             let changes = changes.iter().map(|change| {
                 let kind = match change.kind {
@@ -152,6 +157,7 @@ pub(super) fn command_of(operator: &pb::Operator) -> Option<AdminCommand> {
     Some(match operator.step.as_ref()? {
         WireStep::TransferLeader(to) => AdminCommand::TransferLeader(PeerId(to.id)),
         WireStep::LeaveJoint(_) => AdminCommand::LeaveJoint,
+        WireStep::MergeSource(source) => AdminCommand::Merge(Box::new(wire::region_from_wire(source))),
         WireStep::Split(split) => AdminCommand::Split { keys: split.keys.clone() },
         WireStep::ChangePeers(changes) => {
             let changes = changes.changes.iter().map(|change| {

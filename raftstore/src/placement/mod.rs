@@ -55,6 +55,19 @@ pub struct LedRegion {
     pub pending: Vec<PeerId>,
 }
 
+/// What a region led on this store measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RegionSize {
+    /// Region.
+    pub region: RegionId,
+    /// Its version when it was measured.
+    pub version: u64,
+    /// Approximate bytes, at least 1.
+    pub bytes: u64,
+    /// It is written to more than a little.
+    pub is_hot: bool,
+}
+
 /// Answers a store that wants to join.
 pub type JoinDone = Box<dyn FnOnce(pb::JoinReply) + Send>;
 
@@ -64,8 +77,8 @@ pub(crate) enum PlacementMsg {
     Led(LedRegion),
     /// A region is not led here (any more).
     NotLed(RegionId),
-    /// Approximate bytes of led regions.
-    Sizes(Vec<(RegionId, u64)>),
+    /// What led regions measure.
+    Sizes(Vec<RegionSize>),
     /// Region ids were taken from the store's window: see whether it must be refilled.
     IdsLow,
     /// From other stores.
@@ -227,7 +240,7 @@ impl Placement {
             ..Default::default()
         };
         let beat = self.heartbeat();
-        driver.on_heartbeat(&self.shared, self.me(), &beat, now);
+        driver.on_heartbeat(self.me(), &beat, now);
         driver.on_reports(self.me(), &own);
         self.driver = Some(driver);
         // The book tells who the others are: what this store had on disk may be older.
@@ -264,7 +277,7 @@ impl Placement {
     fn on_heartbeat(&mut self, from: StoreId, beat: &pb::StoreHeartbeat, now: Time) {
         self.directory.write().loads.insert(from, driver::stats_of(beat));
         if let Some(driver) = &mut self.driver {
-            driver.on_heartbeat(&self.shared, from, beat, now);
+            driver.on_heartbeat(from, beat, now);
             if driver.view.store(from).is_some_and(|store| !store.has_reported) {
                 // The question or the answer may have been lost.
                 self.ask_for_everything(from);
@@ -521,7 +534,7 @@ impl Placement {
                 directory.loads.insert(me, driver::stats_of(&beat));
             }
             if let Some(driver) = &mut self.driver {
-                driver.on_heartbeat(&self.shared, me, &beat, now);
+                driver.on_heartbeat(me, &beat, now);
                 driver.view.reported(me, self.boot_id);
             }
             for store in &others {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::wire::pb;
 use flotilla_region::{RegionId, StoreId};
 
-use super::LedRegion;
+use super::{LedRegion, RegionSize};
 use crate::time::Time;
 use crate::wire;
 
@@ -44,7 +44,13 @@ impl Reports {
         self.sequence += 1;
         let id = led.region.id;
         self.dropped.remove(&id);
-        let bytes = self.led.get(&id).map_or(0, |(_, known)| known.approximate_bytes);
+        // A size is one of a range.
+        let is_same = |r: &&pb::RegionReport| {
+            r.region.as_ref().and_then(|r| r.region_epoch.as_ref()).map(|e| e.version)
+                == Some(led.region.epoch.version)
+        };
+        let known = self.led.get(&id).map(|(_, known)| known).filter(is_same);
+        let (bytes, is_hot) = known.map_or((0, false), |r| (r.approximate_bytes, r.is_hot));
         let report = pb::RegionReport {
             region: Some(wire::region_to_wire(&led.region)),
             leader: Some(wire::peer_to_wire(&led.leader)),
@@ -52,6 +58,7 @@ impl Reports {
             approximate_bytes: bytes,
             pending_peers: led.pending.iter().map(|p| p.0).collect(),
             ready: true,
+            is_hot,
             ..Default::default()
         };
         self.led.insert(id, (self.sequence, report));
@@ -69,12 +76,18 @@ impl Reports {
     }
 
     /// Takes sizes over; a change of an eighth is worth telling.
-    pub(super) fn sizes(&mut self, sizes: &[(RegionId, u64)]) -> Vec<pb::RegionReport> {
+    pub(super) fn sizes(&mut self, sizes: &[RegionSize]) -> Vec<pb::RegionReport> {
         let mut changed = Vec::new();
-        for (id, bytes) in sizes {
-            let Some((version, report)) = self.led.get_mut(id) else { continue };
-            if report.approximate_bytes.abs_diff(*bytes) > report.approximate_bytes / 8 {
+        for RegionSize { region, version: measured, bytes, is_hot } in sizes {
+            let Some((version, report)) = self.led.get_mut(region) else { continue };
+            let epoch = report.region.as_ref().and_then(|r| r.region_epoch.as_ref());
+            if epoch.is_none_or(|epoch| epoch.version != *measured) {
+                continue;
+            }
+            let has_grown = report.approximate_bytes.abs_diff(*bytes) > report.approximate_bytes / 8;
+            if has_grown || report.is_hot != *is_hot {
                 report.approximate_bytes = *bytes;
+                report.is_hot = *is_hot;
                 self.sequence += 1;
                 *version = self.sequence;
                 changed.push(report.clone());

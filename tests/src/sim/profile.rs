@@ -230,6 +230,7 @@ fn draw_config(rng: &mut Prng, replicas: usize) -> StoreConfig {
             report_wait_ms: 3_000,
             operator_expire_ms: 3_000,
             learner_stuck_ms: 10_000,
+            merge_wait_ms: *rng.pick(&[500, 3_000, 600_000, 600_000]),
             ..PlacementConfig::default()
         },
         ..StoreConfig::default()

@@ -57,11 +57,20 @@ pub(super) fn balance_regions(round: &mut Round<'_>) {
             continue;
         };
         let Some((from, to)) = best_move(round, info, leader, tolerance) else { continue };
-        let Some(peer) = round.new_peer(info.region.id, to) else { return };
-        round.plan_move(info.region.id, Move { from: from.id, from_store: from.store, to });
-        let changes = vec![PeerChange::add_learner(peer)];
-        round.ask(info, leader, Reason::BalanceRegions, Step::ChangePeers(changes));
+        let plan = Move { from: from.id, from_store: from.store, to, join: None };
+        if !start_move(round, info, leader, plan) {
+            return;
+        }
     }
+}
+
+/// Begins to replace a replica by one on another store. Returns false if there are no ids.
+pub(super) fn start_move(round: &mut Round<'_>, info: &RegionInfo, leader: Peer, plan: Move) -> bool {
+    let Some(peer) = round.new_peer(info.region.id, plan.to) else { return false };
+    round.plan_move(info.region.id, plan);
+    let changes = vec![PeerChange::add_learner(peer)];
+    round.ask(info, leader, Reason::BalanceRegions, Step::ChangePeers(changes));
+    true
 }
 
 /// The tolerance in force and the widest difference between stores that take part; `None` with fewer than two.
@@ -86,7 +95,7 @@ fn is_settled(round: &Round<'_>, store: StoreId) -> bool {
 }
 
 /// Whether the region has exactly its replicas, all of them healthy and caught up, and nothing under way.
-fn is_complete(round: &Round<'_>, info: &RegionInfo) -> bool {
+pub(super) fn is_complete(round: &Round<'_>, info: &RegionInfo) -> bool {
     let id = info.region.id;
     info.pending.is_empty()
         && !round.is_busy(id)

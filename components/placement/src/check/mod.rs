@@ -2,9 +2,10 @@
 //!
 //! Order, by what an outage there would cost: the meta region; regions in a joint configuration; other regions that
 //! need a replica, those with the fewest live voters to spare first; then, as far as limits leave room, leaders'
-//! balance, and regions' balance only while nothing is being repaired.
+//! balance; and only while nothing is being repaired, merges of small neighbours and regions' balance.
 
 mod balance;
+mod merge;
 mod replica;
 mod round;
 
@@ -40,6 +41,9 @@ pub fn check(
     }
     if config.balance_leaders {
         balance::balance_leaders(&mut round);
+    }
+    if config.merge_regions && !is_repairing {
+        merge::merge_regions(&mut round);
     }
     if config.balance_regions && !is_repairing {
         balance::balance_regions(&mut round);

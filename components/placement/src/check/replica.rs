@@ -37,9 +37,12 @@ struct Group<'i> {
 pub(super) fn check_region(round: &mut Round<'_>, info: &RegionInfo) -> Verdict {
     let id = info.region.id;
     if let Some(reason) = round.asked_reason(id) {
-        let is_balance = matches!(reason, Reason::BalanceLeaders | Reason::BalanceRegions);
+        let is_balance = matches!(reason, Reason::BalanceLeaders | Reason::BalanceRegions | Reason::Merge);
         let is_move = is_balance || round.planned_move(id).is_some();
         return if is_move { Verdict::Moving } else { Verdict::Repairing };
+    }
+    if round.is_source(id) {
+        return Verdict::Moving;
     }
     let Some(leader) = round.reachable_leader(info) else { return Verdict::Idle };
     if info.region.is_joint() {

@@ -151,7 +151,13 @@ impl<'a> Round<'a> {
     // ---- limits and what is under way ----
 
     pub(super) fn is_busy(&self, region: RegionId) -> bool {
-        self.flight.operator(region).is_some()
+        let is_awaited = || self.flight.moves().any(|(_, plan)| plan.join == Some(region));
+        self.flight.operator(region).is_some() || self.flight.is_source(region) || is_awaited()
+    }
+
+    /// Whether a neighbour was asked to take the region over.
+    pub(super) fn is_source(&self, region: RegionId) -> bool {
+        self.flight.is_source(region)
     }
 
     /// Why the region's unfinished operator was asked for.
@@ -174,6 +180,15 @@ impl<'a> Round<'a> {
 
     pub(super) fn has_move_slot(&self) -> bool {
         self.flight.moves().count() < self.config.moves_max
+    }
+
+    pub(super) fn has_merge_slot(&self) -> bool {
+        self.flight.operators().filter(|o| o.reason == Reason::Merge).count() < self.config.merges_max
+    }
+
+    /// For how long the region has had its present range, as far as this leadership knows.
+    pub(super) fn shape_age_ms(&self, region: RegionId) -> u64 {
+        self.flight.shape_since_ms(region).map_or(0, |since| self.now_ms.saturating_sub(since))
     }
 
     // ---- placement of new replicas ----
@@ -271,7 +286,7 @@ impl<'a> Round<'a> {
                     }
                 }
             }
-            Step::LeaveJoint => {}
+            Step::LeaveJoint | Step::Merge(_) => {}
         }
     }
 
@@ -291,6 +306,6 @@ fn removes(operator: &Operator, peer: PeerId) -> bool {
         Step::ChangePeers(changes) => {
             changes.iter().any(|c| c.kind == PeerChangeKind::Remove && c.peer.id == peer)
         }
-        Step::TransferLeader(_) | Step::LeaveJoint => false,
+        Step::TransferLeader(_) | Step::LeaveJoint | Step::Merge(_) => false,
     }
 }

@@ -112,6 +112,10 @@ section! {
         location_labels: Vec<String>,
         balance_leaders: bool,
         balance_regions: bool,
+        merge_regions: bool,
+        merge_bytes: u64,
+        merge_wait_ms: u64,
+        merges_max: usize,
     }
 }
 

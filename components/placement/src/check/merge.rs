@@ -1,0 +1,72 @@
+//! Merge of small neighbours, in the manner of PD's merge checker: a small region that has had its range for long and
+//! is not written to becomes part of a neighbour, if the two are not large together. The neighbour's stores come first:
+//! as replicas must lie on the same stores, the small one's are moved onto them.
+
+use flotilla_region::{Peer, StoreId};
+
+use super::balance::{is_complete, start_move};
+use super::round::Round;
+use crate::{Move, Reason, RegionInfo, Step};
+
+/// Merges, or prepares to merge, as many regions as limits leave room for.
+pub(super) fn merge_regions(round: &mut Round<'_>) {
+    let view = round.view;
+    let merge_bytes = round.config.merge_bytes;
+    for source in view.regions().iter().filter(|info| is_small(info, merge_bytes)) {
+        if !round.has_merge_slot() {
+            return;
+        }
+        let Some(leader) = calm_leader(round, source) else { continue };
+        let Some((target, target_leader)) = best_target(round, source) else { continue };
+        match strays(source, target) {
+            None => {
+                let step = Step::Merge(Box::new(source.region.clone()));
+                round.ask(target, target_leader, Reason::Merge, step);
+            }
+            Some((from, to)) => {
+                let is_possible = round.has_move_slot()
+                    && round.is_placeable(source, to)
+                    && round.has_fill_slot(source, leader.store, to);
+                let join = Some(target.region.id);
+                let plan = Move { from: from.id, from_store: from.store, to, join };
+                if is_possible && !start_move(round, source, leader, plan) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Whether a region is small, as far as its leader measured it.
+fn is_small(info: &RegionInfo, merge_bytes: u64) -> bool {
+    info.is_counted() && info.bytes > 0 && info.bytes < merge_bytes
+}
+
+/// The leader of a region to which nothing happens or happened lately.
+fn calm_leader(round: &Round<'_>, info: &RegionInfo) -> Option<Peer> {
+    let is_calm = info.is_counted()
+        && !info.is_hot
+        && is_complete(round, info)
+        && round.shape_age_ms(info.region.id) >= round.config.merge_wait_ms;
+    round.reachable_leader(info).filter(|_| is_calm)
+}
+
+/// The neighbour that takes the region over: one on the same stores rather than another, then the smaller one.
+fn best_target<'v>(round: &Round<'v>, source: &RegionInfo) -> Option<(&'v RegionInfo, Peer)> {
+    let (space, range) = (source.region.space, &source.region.range);
+    let before = round.view.regions().before_key(space, &range.start);
+    let after = (!range.end.is_empty()).then(|| round.view.regions().by_key(space, &range.end)).flatten();
+    let fits = |target: &&RegionInfo| {
+        target.bytes > 0 && target.bytes + source.bytes <= 2 * round.config.merge_bytes
+    };
+    let candidates = [before, after].into_iter().flatten().filter(fits);
+    let calm = candidates.filter_map(|target| Some((target, calm_leader(round, target)?)));
+    calm.min_by_key(|(target, _)| (strays(source, target).is_some(), target.bytes, target.region.id))
+}
+
+/// The source's first replica on a store where the target has none, and a store of the target that lacks the source.
+fn strays(source: &RegionInfo, target: &RegionInfo) -> Option<(Peer, StoreId)> {
+    let from = source.region.peers.iter().find(|p| target.region.peer_on(p.store).is_none())?;
+    let to = target.region.peers.iter().find(|p| source.region.peer_on(p.store).is_none())?;
+    Some((*from, to.store))
+}
