@@ -33,7 +33,8 @@ impl Access {
         &self.store
     }
 
-    /// Wall clock of the reader, for what has expired.
+    /// Wall clock of the reader, for what has expired. Taken before the view that is read: a value that expires between
+    /// the two may have been renewed since, and then its key was never absent.
     pub fn now_ms(&self) -> u64 {
         self.store.clock().unix_ms()
     }
@@ -64,33 +65,34 @@ impl Access {
         }
     }
 
-    /// One value. Under a lease the disk is asked directly, without a snapshot.
-    pub async fn get(&self, read: Read, key: &[u8]) -> Result<Option<Value>, Failure> {
+    /// One value, as of `now_ms`. Under a lease the disk is asked directly, without a snapshot.
+    pub async fn get(&self, read: Read, key: &[u8], now_ms: u64) -> Result<Option<Value>, Failure> {
         if !read.replica
             && let Some(local) = self.store.begin_local_read(&read.context)
         {
             check_inside(read.context, &local.region().range, key)?;
-            let found = get_latest(&**self.store.engine(), key, self.now_ms());
+            let found = get_latest(&**self.store.engine(), key, now_ms);
             if local.still_holds(&**self.store.clock()) {
                 return Ok(found?);
             }
         }
         let grant = self.ask(read).await?;
         check_inside(read.context, &grant.region.range, key)?;
-        Ok(View::new(&*grant.snapshot, &grant.region, self.now_ms()).get(key)?)
+        Ok(View::new(&*grant.snapshot, &grant.region, now_ms).get(key)?)
     }
 
-    /// A view of a region that holds every write acknowledged before the call.
-    pub async fn grant(&self, read: Read) -> Result<ReadGrant, RequestError> {
+    /// A view of a region that holds every write acknowledged before the call, and the time to read it for.
+    pub async fn grant(&self, read: Read) -> Result<(ReadGrant, u64), RequestError> {
+        let now_ms = self.now_ms();
         if !read.replica
             && let Some(local) = self.store.begin_local_read(&read.context)
         {
             let snapshot = self.store.engine().snapshot();
             if local.still_holds(&**self.store.clock()) {
-                return Ok(ReadGrant { region: Arc::clone(local.region()), snapshot });
+                return Ok((ReadGrant { region: Arc::clone(local.region()), snapshot }, now_ms));
             }
         }
-        self.ask(read).await
+        Ok((self.ask(read).await?, now_ms))
     }
 
     async fn ask(&self, read: Read) -> Result<ReadGrant, RequestError> {

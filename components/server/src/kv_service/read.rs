@@ -22,7 +22,7 @@ impl Kv {
         let read = self.read(request.context.as_ref())?;
         check::cf(&request.cf)?;
         check::key(&request.key)?;
-        let found = self.access.get(read, &request.key).await?;
+        let found = self.access.get(read, &request.key, self.access.now_ms()).await?;
         Ok(rpc::RawGetResponse {
             not_found: found.is_none(),
             value: found.map(|value| value.bytes).unwrap_or_default(),
@@ -37,9 +37,10 @@ impl Kv {
         let read = self.read(request.context.as_ref())?;
         check::cf(&request.cf)?;
         check::key(&request.key)?;
-        let found = self.access.get(read, &request.key).await?;
+        let now_ms = self.access.now_ms();
+        let found = self.access.get(read, &request.key, now_ms).await?;
         let mut reply = rpc::RawGetKeyTtlResponse::default();
-        match Ttl::of(found.as_ref(), self.access.now_ms()) {
+        match Ttl::of(found.as_ref(), now_ms) {
             Ttl::Absent => reply.not_found = true,
             Ttl::Forever => {}
             Ttl::Seconds(seconds) => reply.ttl = seconds,
@@ -54,9 +55,9 @@ impl Kv {
         let read = self.read(request.context.as_ref())?;
         check::cf(&request.cf)?;
         check::keys(&request.keys)?;
-        let grant = self.access.grant(read).await?;
+        let (grant, now_ms) = self.access.grant(read).await?;
         request.keys.iter().try_for_each(|key| check_inside(read.context, &grant.region.range, key))?;
-        let pairs = self.blocking(grant, move |view| Ok(view.batch_get(&request.keys)?)).await?;
+        let pairs = self.blocking(grant, now_ms, move |view| Ok(view.batch_get(&request.keys)?)).await?;
         Ok(rpc::RawBatchGetResponse { pairs: to_pairs(pairs), ..Default::default() })
     }
 
@@ -72,9 +73,9 @@ impl Kv {
             key_only: request.key_only,
             reverse: request.reverse,
         };
-        let grant = self.access.grant(read).await?;
+        let (grant, now_ms) = self.access.grant(read).await?;
         check_routed(read, &grant, &scan)?;
-        let pairs = self.blocking(grant, move |view| Ok(view.scan(&scan)?)).await?;
+        let pairs = self.blocking(grant, now_ms, move |view| Ok(view.scan(&scan)?)).await?;
         Ok(rpc::RawScanResponse { kvs: to_pairs(pairs), ..Default::default() })
     }
 
@@ -88,9 +89,9 @@ impl Kv {
         let limit = request.each_limit as usize;
         let ranges = request.ranges.into_iter().map(|r| bounds(r.start_key, r.end_key, reverse));
         let scans: Vec<Scan> = ranges.map(|range| Scan { range, limit, key_only, reverse }).collect();
-        let grant = self.access.grant(read).await?;
+        let (grant, now_ms) = self.access.grant(read).await?;
         scans.iter().try_for_each(|scan| check_routed(read, &grant, scan))?;
-        let pairs = self.blocking(grant, move |view| scan_all(&view, &scans)).await?;
+        let pairs = self.blocking(grant, now_ms, move |view| scan_all(&view, &scans)).await?;
         Ok(rpc::RawBatchScanResponse { kvs: to_pairs(pairs), ..Default::default() })
     }
 
@@ -104,8 +105,8 @@ impl Kv {
         }
         let ranges: Vec<KeyRange> =
             request.ranges.into_iter().map(|r| KeyRange::new(r.start_key, r.end_key)).collect();
-        let grant = self.access.grant(read).await?;
-        let sum = self.blocking(grant, move |view| Ok(view.checksum(&ranges)?)).await?;
+        let (grant, now_ms) = self.access.grant(read).await?;
+        let sum = self.blocking(grant, now_ms, move |view| Ok(view.checksum(&ranges)?)).await?;
         Ok(rpc::RawChecksumResponse {
             checksum: sum.crc64_xor,
             total_kvs: sum.pairs,
@@ -118,9 +119,9 @@ impl Kv {
     async fn blocking<T: Send + 'static>(
         &self,
         grant: ReadGrant,
+        now_ms: u64,
         read: impl FnOnce(View<'_>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        let now_ms = self.access.now_ms();
         let task =
             tokio::task::spawn_blocking(move || read(View::new(&*grant.snapshot, &grant.region, now_ms)));
         task.await.unwrap_or_else(|_| Err(Failure::text("the read was given up")))
