@@ -296,7 +296,10 @@ mod tests {
         let text = "// Instant::now\n#[cfg(test)]\nmod tests { fn f() { Instant::now(); } }";
         assert_eq!(run(check_below_the_wiring, STORE, text), Vec::<String>::new());
         assert_eq!(run(check_below_the_wiring, "components/server/src/main.rs", "Instant::now()").len(), 0);
-        assert_eq!(run(check_below_the_wiring, "raftstore/examples/embed.rs", "Instant::now()").len(), 0);
+        assert_eq!(
+            run(check_below_the_wiring, "raftstore/examples/embed/main.rs", "Instant::now()").len(),
+            0
+        );
     }
 
     #[test]
