@@ -60,15 +60,13 @@ impl Sizes {
             let (version, written) = (status.region.epoch.version, status.written_bytes);
             let known = self.seen.get_mut(&id).filter(|k| k.version == version && k.looked_at <= written);
             let step = (limit / LOOK_AGAIN_DIVISOR).max(1);
-            let was_hot = known.as_ref().is_some_and(|known| known.is_hot);
             let is_hot = limit > 0
                 && known.as_ref().is_some_and(|known| written - known.written > limit / HOT_DIVISOR);
             if let Some(known) = known.filter(|known| written - known.looked_at < step) {
                 known.written = written;
                 known.is_hot = is_hot;
-                if is_hot != was_hot {
-                    sizes.push(RegionSize { region: id, version, bytes: known.bytes, is_hot });
-                }
+                // Told again each time: placement may not have known then that the region is led here.
+                sizes.push(RegionSize { region: id, version, bytes: known.bytes, is_hot });
                 continue;
             }
             let (start, end) = keys::data_bounds(status.region.space, &status.region.range);

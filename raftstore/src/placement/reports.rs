@@ -154,6 +154,22 @@ mod tests {
     }
 
     #[test]
+    fn a_size_belongs_to_a_range_and_is_told_when_it_has_changed() {
+        let mut reports = Reports::new(9);
+        let size = |bytes| RegionSize { region: RegionId(1), version: 0, bytes, is_hot: false };
+        assert_eq!(reports.sizes(&[size(80)]), [], "not led here");
+        reports.led(&led(1));
+        assert_eq!(reports.sizes(&[size(80)])[0].approximate_bytes, 80);
+        assert_eq!(reports.sizes(&[size(88)]), [], "an eighth more");
+        assert!(reports.sizes(&[RegionSize { is_hot: true, ..size(88) }])[0].is_hot);
+        assert_eq!(reports.sizes(&[RegionSize { version: 1, ..size(500) }]), [], "of another range");
+        let mut wider = led(1);
+        Arc::make_mut(&mut wider.region).epoch.version = 1;
+        assert_eq!(reports.led(&wider).approximate_bytes, 0, "not measured yet");
+        assert_eq!(reports.sizes(&[RegionSize { version: 1, ..size(500) }])[0].approximate_bytes, 500);
+    }
+
+    #[test]
     fn deltas_are_repeated_until_acknowledged_and_a_zero_asks_for_all() {
         let mut reports = Reports::new(9);
         let (to, t) = (StoreId(2), Time(1));

@@ -13,6 +13,7 @@ mod harness;
 mod kills;
 mod ledger;
 mod load;
+mod merges;
 mod model;
 mod power_cuts;
 mod single;

@@ -266,6 +266,15 @@ impl Cluster {
         self.wait_replicated()
     }
 
+    /// Merges a region into its neighbour.
+    ///
+    /// # Errors
+    /// The leader's reason, which may pass.
+    pub fn try_merge(&self, source: u64, target: u64) -> Result<(), String> {
+        let (source, target) = (source.to_string(), target.to_string());
+        self.ctl(&["merge", "--region", &source, "--into", &target]).map(drop)
+    }
+
     /// Moves the leader of a region.
     ///
     /// # Errors
