@@ -243,7 +243,7 @@ impl Peer {
 
     /// Whether the region may have lost some or all of its keys without this leader knowing it yet.
     pub(crate) fn shape_in_question(&self) -> bool {
-        self.split_in_flight() || (self.is_prepared() && !planted!(LeaseThroughMerge))
+        self.split_in_flight() || self.is_prepared()
     }
 
     /// One tick of the core's timers.

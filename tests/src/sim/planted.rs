@@ -29,7 +29,7 @@ const fn bug(name: &'static str, place: Place) -> Planted {
 }
 
 /// Every bug.
-pub const ALL: [Planted; 22] = [
+pub const ALL: [Planted; 21] = [
     bug("vote-not-persisted", Place::Raftstore(raftstore::Bug::VoteNotPersisted)),
     bug("ack-before-sync", Place::Raftstore(raftstore::Bug::AckBeforeSync)),
     bug("sync-that-is-none", Place::Disk),
@@ -43,7 +43,6 @@ pub const ALL: [Planted; 22] = [
     bug("snapshot-overlap", Place::Raftstore(raftstore::Bug::SnapshotOverlap)),
     bug("truncated-too-far", Place::Raftstore(raftstore::Bug::TruncatedTooFar)),
     bug("applied-index-apart", Place::Raftstore(raftstore::Bug::AppliedIndexApart)),
-    bug("lease-through-merge", Place::Raftstore(raftstore::Bug::LeaseThroughMerge)),
     bug("merge-before-caught-up", Place::Raftstore(raftstore::Bug::MergeBeforeCaughtUp)),
     bug("merge-without-entries", Place::Raftstore(raftstore::Bug::MergeWithoutEntries)),
     bug("source-buried-early", Place::Raftstore(raftstore::Bug::SourceBuriedEarly)),
