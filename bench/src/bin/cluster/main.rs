@@ -2,11 +2,13 @@
 //!
 //! Against stores that run already: `cluster --pd 127.0.0.1:20160 --op put --clients 64 --seconds 10`. With
 //! `--spawn` it starts three stores on loopback with fresh disks, splits the keys into regions, and runs puts and
-//! gets with 64 and 256 clients; the result goes to bench/results as JSON.
+//! gets with 64 and 256 clients; the result goes to bench/results as JSON. With `--changes` too, the load of the first
+//! number of clients runs while regions are split, merged and handed over, and what clients see of that is measured.
 //!
 //! Clients are closed loops: each has one operation under way, and its latency includes whatever was tried again.
 //! Load and stores share the machine, as in the measurements of other systems that they are compared with.
 
+mod changes;
 mod client;
 mod load;
 mod stores;
@@ -71,6 +73,9 @@ struct Args {
     /// Start three stores on loopback
     #[arg(long)]
     spawn: bool,
+    /// With --spawn: measure splits, merges and transfers under the load instead
+    #[arg(long, requires = "spawn")]
+    changes: bool,
     /// The flotilla binary [default: the one beside this binary]
     #[arg(long)]
     flotilla: Option<PathBuf>,
@@ -176,6 +181,14 @@ async fn spawn(args: &Args) -> Result<bool, String> {
     std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let binary = flotilla_binary(args)?;
     let stores = Stores::start(&binary, folder, args.config.as_deref()).await?;
+    if args.changes {
+        let results = measure_changes(args, &stores).await;
+        stores.stop().await;
+        let results = results?;
+        report::write_json(&args.out, &results)?;
+        results.changes.lines().iter().for_each(|line| println!("{line}"));
+        return Ok(results.changes.is_clean());
+    }
     let results = measure(args, &stores).await;
     stores.stop().await;
     let results = results?;
@@ -220,6 +233,29 @@ async fn measure(args: &Args, stores: &Stores) -> Result<Results, String> {
         idle,
         runs,
     })
+}
+
+/// Everything that `--spawn --changes` found.
+#[derive(Debug, Serialize)]
+struct ChangeResults {
+    origin: Origin,
+    stores: usize,
+    regions: usize,
+    data: Data,
+    #[serde(flatten)]
+    changes: changes::Changes,
+}
+
+async fn measure_changes(args: &Args, stores: &Stores) -> Result<ChangeResults, String> {
+    let data = args.data();
+    let cluster = Arc::new(Cluster::connect(&stores.addresses, args.connections).await?);
+    stores.split(&cluster, data, args.regions).await?;
+    load::fill(&cluster, data).await?;
+    cluster.reload().await?;
+    let plan = args.plan(args.op, args.clients[0]);
+    let changes = changes::run(stores, &cluster, data, plan).await?;
+    let regions = cluster.routes().len();
+    Ok(ChangeResults { origin: Origin::here(), stores: stores.addresses.len(), regions, data, changes })
 }
 
 /// What the stores cost while nothing is asked of them.

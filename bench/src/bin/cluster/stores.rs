@@ -219,7 +219,11 @@ impl Stores {
         Err(refused)
     }
 
-    async fn ctl(&self, arguments: &[&str]) -> Result<(), String> {
+    /// Runs `flotilla ctl`.
+    ///
+    /// # Errors
+    /// What it says on standard error.
+    pub async fn ctl(&self, arguments: &[&str]) -> Result<(), String> {
         let mut command = Command::new(&self.binary);
         command.arg("ctl").args(arguments).args(["--pd", &self.addresses.join(",")]);
         let output = command.output().await.map_err(|error| format!("{}: {error}", self.binary.display()))?;
