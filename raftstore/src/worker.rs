@@ -554,8 +554,8 @@ impl RaftWorker {
                 continue;
             }
             peer.leaderless_since = Some(now);
-            for other in peer.region.peers.iter().filter(|p| p.id != peer.info().id) {
-                let mut question = raft_message(&peer.region, peer.info(), *other, None, false);
+            for other in peer.others() {
+                let mut question = raft_message(&peer.region, peer.info(), other, None, false);
                 question.check_stale = true;
                 self.env.outbox.push(other.store, question);
             }

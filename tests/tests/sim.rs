@@ -1,5 +1,6 @@
 //! Short seeds of the simulator. A failing seed prints the command that replays it.
 
+use flotilla_tests::sim::profile::Fault;
 use flotilla_tests::sim::run::{Options, run_seed};
 use flotilla_tests::sim::stats::Stats;
 
@@ -49,6 +50,17 @@ fn the_same_seed_twice_is_the_same_run() {
         let (first, second) = (run_seed(seed, Options::default()), run_seed(seed, Options::default()));
         assert_eq!((first.hash, first.events), (second.hash, second.events), "seed {seed}");
     }
+}
+
+#[test]
+fn a_split_costs_no_snapshot_while_nothing_fails() {
+    let mut total = Stats::default();
+    for seed in 0..20 {
+        let outcome = run_seed(seed, Options { only: Some(&[Fault::Split]), ..Options::default() });
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        total.add(&outcome.stats);
+    }
+    assert!(total.splits > 20 && total.pauses > 0, "{:?}", total.list());
 }
 
 #[test]

@@ -197,6 +197,16 @@ impl Peer {
         })
     }
 
+    /// The other peers as far as this one knows them: one that waits for its data knows those that wrote to it.
+    pub(crate) fn others(&self) -> Vec<PeerInfo> {
+        if self.region.peers.is_empty() {
+            let known =
+                |(id, store): (&PeerId, &StoreId)| PeerInfo { id: *id, store: *store, ..PeerInfo::default() };
+            return self.senders.iter().map(known).collect();
+        }
+        self.region.peers.iter().filter(|peer| peer.id != self.me.id).copied().collect()
+    }
+
     /// Checks a request's context in TiKV's order: peer, leadership, term, version.
     pub(crate) fn check_context(
         &self,

@@ -47,14 +47,19 @@ impl Driver {
         driver
     }
 
-    /// Reads the registry again. Returns it.
-    pub(super) fn reload_stores(&mut self, shared: &Shared) -> Vec<StoreRecord> {
+    /// Reads the registry again. Returns it; `None` if it cannot be read: nobody may take that for an empty one.
+    pub(super) fn reload_stores(&mut self, shared: &Shared) -> Option<Vec<StoreRecord>> {
         let snapshot = shared.engine.snapshot();
-        let stores = meta::stores(&StoredFacts(&*snapshot)).unwrap_or_default();
+        // A fact that cannot be read counts as missing; a registry without stores is one of those.
+        let stores = meta::stores(&StoredFacts(&*snapshot)).ok().filter(|stores| !stores.is_empty());
+        let Some(stores) = stores else {
+            tracing::error!("the registry of stores cannot be read");
+            return None;
+        };
         for record in &stores {
             self.view.put_store(record.clone());
         }
-        stores
+        Some(stores)
     }
 
     /// A heartbeat of a store.

@@ -445,7 +445,7 @@ impl Placement {
     fn publish_book(&mut self, now: Time) {
         self.next_book = now.plus_ms(BOOK_MS);
         let Some(driver) = &mut self.driver else { return };
-        let stores = driver.reload_stores(&self.shared);
+        let Some(stores) = driver.reload_stores(&self.shared) else { return };
         let meta_term = driver.view.meta_term();
         let book = pb::StoreBook {
             meta_term: meta_term.0,

@@ -79,6 +79,7 @@ fn main() -> ExitCode {
     let options = Options {
         print: arguments.seed.is_some() && !arguments.quiet,
         calm: arguments.calm,
+        only: None,
         seconds: arguments.seconds + 60 * arguments.minutes,
         #[cfg(feature = "planted")]
         planted: arguments.planted,

@@ -1,16 +1,22 @@
-//! Nothing is left over at rest (PITFALLS.md I7): no request holds memory, no snapshot a range, a stream or a view of the
-//! disk, and no store has a replica that its region does not name.
+//! Nothing is left over at rest (PITFALLS.md I7): no request holds memory, no snapshot a range, a stream, a file or a view
+//! of the disk, no store has a replica that its region does not name or a peer that waits for data, and every store's
+//! route table says what is.
 
+use std::collections::BTreeMap;
+
+use flotilla_placement::RouteTable;
 use flotilla_raftstore::Held;
-use flotilla_region::{Region, StoreId};
+use flotilla_region::{Region, RegionId, StoreId};
 
 /// Checks what a store at rest still holds.
 ///
 /// # Errors
 /// A sentence that names what was not given back.
-pub fn check_held(store: StoreId, held: &Held, snapshots: usize) -> Result<(), String> {
-    if *held != Held::default() || snapshots > 0 {
-        return Err(format!("store {store} at rest holds {held:?} and {snapshots} views of its disk"));
+pub fn check_held(store: StoreId, held: &Held, views: usize, files: usize) -> Result<(), String> {
+    if *held != Held::default() || views > 0 || files > 0 {
+        return Err(format!(
+            "store {store} at rest holds {held:?}, {views} views of its disk and {files} files"
+        ));
     }
     Ok(())
 }
@@ -27,4 +33,28 @@ pub fn check_member(store: StoreId, found: &Region, newest: &Region) -> Result<(
         "store {store} still has region {} as {:?}; now it has {:?}",
         found.id, found.peers, newest.peers
     ))
+}
+
+/// Checks a store's route table against the regions that there are.
+///
+/// # Errors
+/// A sentence that names a region that the table has not, has too old, or has although it is gone.
+pub fn check_table(
+    store: StoreId,
+    table: &RouteTable,
+    regions: &BTreeMap<RegionId, Region>,
+) -> Result<(), String> {
+    for region in regions.values() {
+        let known = table.by_id(region.id).map(|info| info.region.epoch);
+        if known != Some(region.epoch) {
+            return Err(format!(
+                "store {store} knows region {} at epoch {known:?}, and it is at {:?}",
+                region.id, region.epoch
+            ));
+        }
+    }
+    match table.iter().find(|info| !regions.contains_key(&info.region.id)) {
+        None => Ok(()),
+        Some(info) => Err(format!("store {store} knows region {}, which is gone", info.region.id)),
+    }
 }

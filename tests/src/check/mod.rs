@@ -2,6 +2,7 @@
 //! on what is wrong, with enough in it to find the place in a trace.
 
 pub mod agreement;
+pub mod durability;
 pub mod elections;
 pub mod expiry;
 pub mod graves;
@@ -11,8 +12,10 @@ pub mod leaks;
 pub mod leases;
 pub mod linear;
 pub mod log_matching;
+pub mod needless;
 pub mod positions;
 pub mod promises;
 pub mod replicas;
 pub mod routes;
+pub mod scan;
 pub mod tiling;

@@ -168,6 +168,10 @@ pub struct Clients {
     pub stopped: bool,
     /// Keys that are still to be read at the end.
     pub final_reads: Vec<usize>,
+    /// Where the full scan at the end goes on.
+    final_scan: Option<usize>,
+    /// How often the full scan met each key.
+    pub scanned: BTreeMap<usize, u32>,
 }
 
 /// The bytes of a key.
@@ -197,12 +201,15 @@ impl Clients {
             expiries: Expiries::default(),
             stopped: false,
             final_reads: Vec::new(),
+            final_scan: None,
+            scanned: BTreeMap::new(),
         }
     }
 
     /// Whether no client waits for anything.
     pub fn are_idle(&self) -> bool {
-        self.final_reads.is_empty() && self.list.iter().all(|c| c.underway.is_none())
+        let is_read = self.final_reads.is_empty() && self.final_scan.is_none();
+        is_read && self.list.iter().all(|c| c.underway.is_none())
     }
 
     /// An attempt arrived when its store's wall clock showed this.
@@ -222,6 +229,21 @@ impl Clients {
     pub fn waiting(&self) -> Vec<String> {
         let wishes = self.list.iter().enumerate().filter_map(|(i, c)| Some((i, &c.underway.as_ref()?.wish)));
         wishes.map(|(i, wish)| format!("client {i}: {wish:?}")).collect()
+    }
+
+    /// What is still to be read at the end.
+    fn next_last(&mut self) -> Option<Wish> {
+        let key = self.final_reads.pop();
+        key.map(Wish::Get).or_else(|| Some(Wish::Scan(self.final_scan.take()?, self.keys)))
+    }
+
+    /// A part of the full scan was read.
+    fn scanned(&mut self, seen: &[(usize, Action)]) {
+        for (key, _) in seen {
+            *self.scanned.entry(*key).or_default() += 1;
+        }
+        let next = seen.iter().map(|(key, _)| key + 1).max();
+        self.final_scan = next.filter(|next| *next < self.keys);
     }
 
     fn draw_wish(&mut self, client: usize) -> Wish {
@@ -277,9 +299,10 @@ impl World {
         }
     }
 
-    /// Client 0 reads every key once more.
+    /// Client 0 reads every key once more, and then scans them all.
     pub fn read_everything(&mut self) {
         self.clients.final_reads = (0..self.clients.keys).collect();
+        self.clients.final_scan = Some(0);
         self.plan(0, Event::Client(ClientEvent::Next(0)));
     }
 
@@ -304,14 +327,17 @@ impl World {
         if clients.list[client].underway.is_some() {
             return;
         }
-        let last = clients.final_reads.pop();
+        let last = clients.next_last();
+        let is_last = last.is_some();
         let wish = match last {
-            Some(key) => Wish::Get(key),
+            Some(wish) => wish,
             None if clients.stopped => return,
             None => clients.draw_wish(client),
         };
+        if clients.rng.chance(self.profile.forget_percent, 100) {
+            clients.list[client].routes = Routes::default();
+        }
         let plan = RetryPlan::new(wish.class(), POLICY, clients.rng.next_u64());
-        let is_last = last.is_some();
         let (called, began_us) = (clients.next_order(), self.global.now_us());
         self.trace.note(began_us, &[10, client as u64, called], || format!("client {client} wants {wish:?}"));
         if let Wish::Put(pairs, ttl_s @ 1..) = &wish {
@@ -349,7 +375,8 @@ impl World {
         let clients = &mut self.clients;
         let route = clients.list[client].routes.find(&key)?.clone();
         let replica = !wish.is_write() && clients.rng.chance(self.profile.replica_read_percent, 100);
-        let peer = if replica { *clients.rng.pick(&route.region.peers) } else { route.target()? };
+        let strays = clients.rng.chance(self.profile.stray_percent, 100);
+        let peer = if replica || strays { *clients.rng.pick(&route.region.peers) } else { route.target()? };
         let wish = clipped(wish, &route.region.range);
         let command = command_of(&wish, &route.region.range, self.profile.value_bytes_max);
         let named = if clients.rng.chance(1, 2) { peer.id } else { PeerId::ZERO };
@@ -360,7 +387,8 @@ impl World {
             term: Term::ZERO,
         };
         let asked = Asked { region: context.region, epoch: context.epoch, peer: peer.id, store: peer.store };
-        let (by_lease, range) = (clients.rng.chance(3, 4), route.region.range.clone());
+        let by_lease = !self.profile.clocks_lie && clients.rng.chance(3, 4);
+        let range = route.region.range.clone();
         let (store, arrived_ms) = (peer.store, 0);
         Some(Attempt { client, wish, store, asked, context, range, command, by_lease, replica, arrived_ms })
     }
@@ -468,6 +496,9 @@ impl World {
             }
             match self.observed(client, &attempt, outcome) {
                 Ok(seen) => {
+                    if underway.is_last && matches!(attempt.wish, Wish::Scan(..)) {
+                        self.clients.scanned(&seen);
+                    }
                     for (key, action) in seen {
                         self.clients.history.add(key, operation(action));
                         let alive = self.clients.expiries.check(key, action, underway.began_us);
@@ -482,8 +513,7 @@ impl World {
                 self.stats.unknown += 1;
             }
         }
-        let final_ones = !self.clients.final_reads.is_empty();
-        let pause = if final_ones { 1 } else { 1 + self.clients.rng.below(self.profile.think_us_max) };
+        let pause = if underway.is_last { 1 } else { 1 + self.clients.rng.below(self.profile.think_us_max) };
         self.plan(pause, Event::Client(ClientEvent::Next(client)));
     }
 

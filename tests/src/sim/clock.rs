@@ -1,7 +1,7 @@
 //! Simulated time: one global clock, and a clock per store that is off by an offset and a drift.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use flotilla_engine::MemEngine;
 use flotilla_raftstore::{Clock, Time};
@@ -31,9 +31,12 @@ impl GlobalTime {
 pub struct SimClock {
     global: GlobalTime,
     engine: Arc<MemEngine>,
-    offset_us: u64,
+    /// What the clock shows at global time 0; jumps add to it.
+    offset_us: AtomicU64,
     /// Microseconds gained per second of global time; may be negative.
     drift_ppm: i64,
+    /// How far the wall clock is from that of the others.
+    wall_ms: AtomicI64,
     /// Time that engine calls of the present turn have taken.
     within_us: AtomicU64,
     /// Latest moment told; the clock never goes back.
@@ -43,23 +46,38 @@ pub struct SimClock {
 impl SimClock {
     /// A clock that shows `offset_us` at global time 0.
     pub fn new(global: GlobalTime, engine: Arc<MemEngine>, offset_us: u64, drift_ppm: i64) -> Self {
-        let (within_us, floor_us) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { global, engine, offset_us, drift_ppm, within_us, floor_us }
+        Self {
+            global,
+            engine,
+            offset_us: AtomicU64::new(offset_us),
+            drift_ppm,
+            wall_ms: AtomicI64::new(0),
+            within_us: AtomicU64::new(0),
+            floor_us: AtomicU64::new(0),
+        }
+    }
+
+    /// Moves the clock forward, as when a machine wakes up whose clock did not count its sleep, and the wall clock
+    /// anywhere.
+    pub fn jump(&self, us: u64, wall_ms: i64) {
+        self.offset_us.fetch_add(us, Ordering::Relaxed);
+        self.wall_ms.fetch_add(wall_ms, Ordering::Relaxed);
     }
 
     /// What the clock shows at a global moment.
     pub fn local_us(&self, global_us: u64) -> u64 {
         let drift = (i128::from(global_us) * i128::from(self.drift_ppm)).div_euclid(1_000_000);
-        let local = i128::from(self.offset_us) + i128::from(global_us) + drift;
+        let local = i128::from(self.offset_us.load(Ordering::Relaxed)) + i128::from(global_us) + drift;
         u64::try_from(local).expect("drift is far below 100 %")
     }
 
     /// The first global moment at which the clock shows `local` or more.
     pub fn global_us(&self, local: Time) -> u64 {
-        if local.0 <= self.offset_us {
+        let offset_us = self.offset_us.load(Ordering::Relaxed);
+        if local.0 <= offset_us {
             return 0;
         }
-        let since = i128::from(local.0 - self.offset_us);
+        let since = i128::from(local.0 - offset_us);
         let mut guess = since * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm));
         while guess < i128::from(u64::MAX / 4) && self.local_us(guess as u64) < local.0 {
             guess += 1;
@@ -83,7 +101,8 @@ impl Clock for SimClock {
     }
 
     fn unix_ms(&self) -> u64 {
-        UNIX_MS_AT_START + self.global.now_us() / 1_000
+        let agreed = UNIX_MS_AT_START + self.global.now_us() / 1_000;
+        agreed.saturating_add_signed(self.wall_ms.load(Ordering::Relaxed))
     }
 }
 
@@ -93,8 +112,9 @@ mod tests {
 
     #[test]
     fn local_and_global_time_are_inverse() {
-        for drift in [-5_000, 0, 5_000] {
+        for drift in [-300_000, -5_000, 0, 5_000, 300_000] {
             let clock = SimClock::new(GlobalTime::default(), MemEngine::new(1), 77, drift);
+            clock.jump(1_000, -5);
             for global in [0, 1, 999, 1_000_000, 123_456_789] {
                 let back = clock.global_us(Time(clock.local_us(global)));
                 assert!(back <= global && clock.local_us(back) == clock.local_us(global));

@@ -75,6 +75,8 @@ pub enum Effect {
     Joined {
         /// The machine.
         machine: u64,
+        /// Where it said that it listens.
+        address: String,
         /// The answer.
         reply: pb::JoinReply,
     },

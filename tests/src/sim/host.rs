@@ -27,19 +27,19 @@ pub const FOUNDER: StoreId = StoreId(1);
 
 /// Identity of a machine's disk.
 fn uuid_of(machine: u64) -> [u8; 16] {
-    [machine as u8; 16]
+    u128::from(machine).to_be_bytes()
 }
 
-/// The address by which placement knows a machine.
-fn address_of(machine: u64) -> String {
+/// The address of a machine that has no other one's.
+pub fn address_of(machine: u64) -> String {
     format!("machine-{machine}:1")
 }
 
 /// What a machine says to join a cluster.
-pub fn join_request(machine: u64) -> pb::JoinRequest {
+pub fn join_request(machine: u64, address: String) -> pb::JoinRequest {
     pb::JoinRequest {
         uuid: Bytes::copy_from_slice(&uuid_of(machine)),
-        address: address_of(machine),
+        address,
         format_max: FORMAT,
         ..pb::JoinRequest::default()
     }
@@ -81,6 +81,8 @@ pub enum Reading {
 pub struct Host {
     /// The store's id.
     pub id: StoreId,
+    /// By which placement knows it. A machine that comes back with an empty disk keeps it.
+    pub address: String,
     /// Its disk.
     pub engine: Arc<MemEngine>,
     /// Its clock.
@@ -100,7 +102,7 @@ pub struct Host {
 impl Host {
     /// The first machine, which founds the cluster.
     pub fn found(profile: &Profile, global: &GlobalTime, rng: &mut Prng) -> Self {
-        let host = Self::new(FOUNDER, profile, global, rng);
+        let host = Self::new((FOUNDER, address_of(1)), profile, global, rng);
         let founder = StoreRecord {
             uuid: StoreUuid(uuid_of(1)),
             address: address_of(1),
@@ -112,14 +114,20 @@ impl Host {
     }
 
     /// A machine that the cluster has accepted as store `id`.
-    pub fn join(id: StoreId, machine: u64, profile: &Profile, global: &GlobalTime, rng: &mut Prng) -> Self {
-        let host = Self::new(id, profile, global, rng);
+    pub fn join(
+        (id, address): (StoreId, String),
+        machine: u64,
+        profile: &Profile,
+        global: &GlobalTime,
+        rng: &mut Prng,
+    ) -> Self {
+        let host = Self::new((id, address), profile, global, rng);
         let uuid = Bytes::copy_from_slice(&uuid_of(machine));
         Store::init(&*host.engine, CLUSTER, id, uuid).expect("the disk is healthy");
         host
     }
 
-    fn new(id: StoreId, profile: &Profile, global: &GlobalTime, rng: &mut Prng) -> Self {
+    fn new((id, address): (StoreId, String), profile: &Profile, global: &GlobalTime, rng: &mut Prng) -> Self {
         let engine = MemEngine::new(rng.next_u64());
         #[cfg(feature = "planted")]
         if profile.skip_log_sync {
@@ -132,6 +140,7 @@ impl Host {
         let config = StoreConfig { seed: rng.next_u64(), ..profile.config.clone() };
         Self {
             id,
+            address,
             engine,
             clock,
             config,

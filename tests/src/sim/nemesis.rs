@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use flotilla_engine::{Call, Fault as DiskFault, FaultKind, Faults, Prng};
+use flotilla_placement::StoreState;
 use flotilla_raftstore::{AdminCommand, PeerChange, PeerStatus};
 use flotilla_region::{Peer, PeerRole, RegionId, Space, StoreId};
 
@@ -13,21 +14,49 @@ use super::world::{Event, World};
 
 /// The nemesis.
 pub struct Nemesis {
-    rng: Prng,
+    pub(super) rng: Prng,
     active: bool,
     /// Stores whose disk it has broken.
     broken: BTreeSet<StoreId>,
+    /// Stores with a damaged record on their disk.
+    rotten: BTreeSet<StoreId>,
 }
 
 impl Nemesis {
     /// A nemesis that waits.
     pub fn new(rng: Prng) -> Self {
-        Self { rng, active: false, broken: BTreeSet::new() }
+        Self { rng, active: false, broken: BTreeSet::new(), rotten: BTreeSet::new() }
     }
 
     /// Whether it has broken a store's disk.
     pub fn has_broken(&self, store: StoreId) -> bool {
         self.broken.contains(&store)
+    }
+
+    /// Whether some record of a store's disk is damaged.
+    pub fn is_rotten(&self, store: StoreId) -> bool {
+        self.rotten.contains(&store)
+    }
+
+    pub(super) fn has_rotten(&self) -> bool {
+        !self.rotten.is_empty()
+    }
+
+    /// It has broken a store's disk, which may end the process.
+    pub(super) fn has_spoiled(&mut self, store: StoreId) {
+        self.broken.insert(store);
+    }
+
+    /// It has damaged a record, for good.
+    pub(super) fn has_rotted(&mut self, store: StoreId) {
+        self.broken.insert(store);
+        self.rotten.insert(store);
+    }
+
+    /// The store is no more.
+    pub(super) fn forget(&mut self, store: StoreId) {
+        self.broken.remove(&store);
+        self.rotten.remove(&store);
     }
 }
 
@@ -43,8 +72,16 @@ impl World {
     pub fn end_chaos(&mut self) {
         self.nemesis.active = false;
         self.network.heal();
+        for drained in self.operator.wanted.values_mut() {
+            if self.nemesis.rng.chance(1, 2) {
+                *drained = StoreState::Up;
+            }
+        }
         let now = self.now_us();
         self.trace.note(now, &[30], || "faults end".into());
+        for id in self.nemesis.rotten.clone() {
+            self.replace(id, "its disk is damaged");
+        }
         for id in self.hosts.keys().copied().collect::<Vec<_>>() {
             self.repair_disk(id);
             if let Some(host) = self.hosts.get_mut(&id) {
@@ -59,7 +96,7 @@ impl World {
     }
 
     /// Gives every worker of a store a turn soon.
-    fn wake(&mut self, id: StoreId) {
+    pub(super) fn wake(&mut self, id: StoreId) {
         let now = self.now_us();
         let count = self.hosts.get(&id).and_then(|h| h.running.as_ref()).map_or(0, |r| r.workers.len());
         (0..count).for_each(|worker| self.plan_soon(id, worker, now));
@@ -91,12 +128,13 @@ impl World {
             Fault::PlacementLeader => self.strike_placement(),
             Fault::AddStore => self.add_store(),
             Fault::SlowDisk | Fault::FailDisk => self.spoil_disk(store, fault == Fault::FailDisk),
-            Fault::Checkpoint => {
-                if let Some(store) = self.hosts[&store].store() {
-                    store.checkpoint(Box::new(|| {}));
-                }
-                self.plan_turns(store, self.now_us());
-            }
+            Fault::Checkpoint => self.checkpoint(store),
+            Fault::BackgroundError => self.refuse_writes(store),
+            Fault::ClockJump => self.jump_clock(store),
+            Fault::LoseStore => self.maybe_lose(store),
+            Fault::Rot => self.maybe_rot(store),
+            Fault::Drain => self.drain(store),
+            Fault::Compact => self.compact(store),
             Fault::Split | Fault::Merge | Fault::Move | Fault::Transfer => self.disturb_region(fault),
         }
     }
@@ -104,7 +142,7 @@ impl World {
     // ---- processes and machines ----
 
     /// Ends a process, or cuts a machine's power; it starts again later.
-    fn strike_down(&mut self, id: StoreId, power_cut: bool) {
+    pub(super) fn strike_down(&mut self, id: StoreId, power_cut: bool) {
         if self.hosts[&id].running.is_none() {
             return;
         }
@@ -150,7 +188,16 @@ impl World {
     fn stall(&mut self, id: StoreId) {
         let Some(running) = self.hosts.get(&id).and_then(|h| h.running.as_ref()) else { return };
         let number = self.nemesis.rng.index(running.workers.len());
-        self.stall_worker(id, number);
+        let us = 50_000 + self.nemesis.rng.below(2_500_000);
+        self.stall_worker(id, number, us);
+    }
+
+    /// A store makes its data durable, and may cut its logs.
+    pub(super) fn checkpoint(&mut self, id: StoreId) {
+        if let Some(store) = self.hosts.get(&id).and_then(|host| host.store()) {
+            store.checkpoint(Box::new(|| {}));
+        }
+        self.plan_turns(id, self.now_us());
     }
 
     /// What a store commits is applied late.
@@ -158,12 +205,12 @@ impl World {
         let Some(running) = self.hosts.get(&id).and_then(|h| h.running.as_ref()) else { return };
         let workers = running.workers.iter().enumerate().filter(|(_, w)| w.name.starts_with("apply"));
         let numbers: Vec<usize> = workers.map(|(number, _)| number).collect();
-        numbers.into_iter().for_each(|number| self.stall_worker(id, number));
+        let us = 200_000 + self.nemesis.rng.below(3_500_000);
+        numbers.into_iter().for_each(|number| self.stall_worker(id, number, us));
     }
 
-    fn stall_worker(&mut self, id: StoreId, number: usize) {
+    fn stall_worker(&mut self, id: StoreId, number: usize, us: u64) {
         let now = self.now_us();
-        let us = 50_000 + self.nemesis.rng.below(2_500_000);
         let Some(running) = self.hosts.get_mut(&id).and_then(|h| h.running.as_mut()) else { return };
         let worker = &mut running.workers[number];
         worker.busy_until_us = worker.busy_until_us.max(now + us);
@@ -178,11 +225,7 @@ impl World {
     pub fn lose_store(&mut self) {
         let all: Vec<StoreId> = self.hosts.keys().copied().collect();
         let id = *self.nemesis.rng.pick(&all);
-        self.stop(id, "the machine is lost");
-        self.hosts.remove(&id);
-        self.operator.peers.remove(&id);
-        self.stats.lost += 1;
-        self.plan(0, Event::Join);
+        self.replace(id, "the machine is lost");
     }
 
     // ---- network and disks ----
@@ -211,13 +254,33 @@ impl World {
     }
 
     /// Nothing arrives at a store any more, for a moment.
-    pub(super) fn deafen(&mut self, id: StoreId) {
+    fn deafen(&mut self, id: StoreId) {
         let now = self.now_us();
         let others: Vec<StoreId> = self.hosts.keys().copied().filter(|o| *o != id).collect();
         others.into_iter().for_each(|other| self.network.cut(other, id));
         self.trace.note(now, &[37, id.0], || format!("store {id} hears nobody"));
         self.stats.cuts += 1;
         let after = 100_000 + self.nemesis.rng.below(1_000_000);
+        self.plan(after, Event::Mend);
+    }
+
+    /// An offer of leadership arrived, and no word of what came of it has left yet. The old leader may never hear that
+    /// it is one no more (trap T21).
+    pub(super) fn on_offer(&mut self, from: StoreId) {
+        let may = self.nemesis.active && self.profile.faults.contains(&Fault::Transfer);
+        if may && self.nemesis.rng.chance(1, 2) {
+            self.deafen(from);
+        }
+    }
+
+    /// Two stores do not hear each other, and everybody else does.
+    fn estrange(&mut self, a: StoreId, b: StoreId) {
+        let now = self.now_us();
+        self.network.cut(a, b);
+        self.network.cut(b, a);
+        self.trace.note(now, &[29, a.0, b.0], || format!("stores {a} and {b} do not hear each other"));
+        self.stats.cuts += 1;
+        let after = 500_000 + self.nemesis.rng.below(6_000_000);
         self.plan(after, Event::Mend);
     }
 
@@ -279,8 +342,13 @@ impl World {
         let call = *rng.pick(&calls);
         let faults = if fail {
             let kind = if rng.chance(1, 3) { FaultKind::NoSpace } else { FaultKind::Io };
+            match kind {
+                FaultKind::NoSpace => self.stats.full_disks += 1,
+                FaultKind::Io => self.stats.disk_errors += 1,
+            }
             Faults::none().fail(call, DiskFault { kind, after: rng.below(20), times: 1 })
         } else {
+            self.stats.slow_disks += 1;
             let us = *rng.pick(&[2_000, 20_000, 300_000]);
             Faults::none().slow(Call::LogSync, us).slow(Call::LogRead, us / 20).slow(call, us)
         };
@@ -314,10 +382,11 @@ impl World {
             Fault::Split => {
                 self.split(&status);
                 // The children may live elsewhere before the parent's leader has applied the split (trap T4).
-                if self.nemesis.rng.chance(1, 3) {
+                if self.nemesis.rng.chance(1, 2) {
                     self.stall_apply(status.peer.store);
                 }
             }
+            Fault::Move if self.nemesis.rng.chance(1, 3) => self.evict_unheard(&status),
             Fault::Move => self.move_replica(&status),
             Fault::Merge => self.merge(&status, &led),
             _ => {
@@ -326,11 +395,6 @@ impl World {
                 if !voters.is_empty() {
                     let to = self.nemesis.rng.pick(&voters).id;
                     self.administer(&status, AdminCommand::TransferLeader(to));
-                    // The old leader may not hear that it is one no more (trap T21).
-                    if self.nemesis.rng.chance(1, 3) {
-                        let after = self.nemesis.rng.below(60_000);
-                        self.plan(after, Event::Deafen(status.peer.store));
-                    }
                 }
             }
         }
@@ -391,13 +455,31 @@ impl World {
                 PeerChange::AddVoter(Peer { role: PeerRole::Voter, ..learner }),
                 PeerChange::AddLearner(Peer { role: PeerRole::Learner, ..gone }),
             ],
-            _ if self.nemesis.rng.chance(1, 2) => match self.new_learner(region) {
-                Some(change) => vec![change],
-                None => vec![leave(gone)],
-            },
+            // While a machine may be lost, a region keeps its voters.
+            _ if self.profile.may_lose() && gone.role == PeerRole::Voter || self.nemesis.rng.chance(1, 2) => {
+                match self.new_learner(region) {
+                    Some(change) => vec![change],
+                    None if self.profile.may_lose() => return,
+                    None => vec![leave(gone)],
+                }
+            }
             _ => vec![leave(gone)],
         };
         self.administer(status, AdminCommand::ChangePeers(changes));
+    }
+
+    /// A voter leaves for good, and a member that does not hear of it goes on asking it for its vote (traps T20, T30).
+    fn evict_unheard(&mut self, status: &PeerStatus) {
+        let region = &status.region;
+        let others: Vec<Peer> = region.peers.iter().filter(|p| p.id != status.peer.id).copied().collect();
+        if self.profile.may_lose() || others.len() < 2 || others.iter().any(|p| p.role != PeerRole::Voter) {
+            return;
+        }
+        let gone = *self.nemesis.rng.pick(&others);
+        let unaware: Vec<Peer> = others.into_iter().filter(|peer| peer.id != gone.id).collect();
+        let unaware = self.nemesis.rng.pick(&unaware).store;
+        self.estrange(status.peer.store, unaware);
+        self.evict(status, gone);
     }
 }
 

@@ -2,8 +2,10 @@
 //! draws. Placement itself is the stores' own.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use flotilla_engine::Prng;
+use flotilla_placement::StoreState;
 use flotilla_raftstore::{AdminCommand, PeerChange, PeerStatus, RequestError};
 use flotilla_region::{Peer, PeerId, PeerRole, Region, RegionId, Space, StoreId};
 
@@ -15,19 +17,60 @@ const LOOK_US: u64 = 150_000;
 
 /// What the operator knows and has under way.
 pub struct Operator {
-    rng: Prng,
+    pub(super) rng: Prng,
     /// The latest leader seen of each region.
     leaders: BTreeMap<RegionId, PeerStatus>,
     /// Every peer at the last look, by store.
     pub peers: BTreeMap<StoreId, BTreeMap<RegionId, PeerStatus>>,
+    /// When each was seen last.
+    seen_us: BTreeMap<(StoreId, RegionId), u64>,
     /// Commands under way, with their regions.
     underway: BTreeMap<CallId, RegionId>,
+    /// Peers that are to be removed once a command under way has demoted them.
+    leaving: BTreeMap<CallId, PeerId>,
+    /// Stores that are to be in a certain state.
+    pub wanted: BTreeMap<StoreId, StoreState>,
 }
 
 impl Operator {
     /// An operator that knows nothing.
     pub fn new(rng: Prng) -> Self {
-        Self { rng, leaders: BTreeMap::new(), peers: BTreeMap::new(), underway: BTreeMap::new() }
+        Self {
+            rng,
+            leaders: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            seen_us: BTreeMap::new(),
+            underway: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+        }
+    }
+
+    /// The latest leader seen of a region.
+    pub fn leader_of(&self, region: RegionId) -> Option<&PeerStatus> {
+        self.leaders.get(&region)
+    }
+
+    /// A peer that waits for data, on a store where it was seen of late.
+    pub fn waiting_peer(&self, now_us: u64) -> Option<(StoreId, RegionId)> {
+        let of_late = self.seen_us.iter().filter(|(_, at)| now_us - **at < 3 * LOOK_US).map(|(of, _)| *of);
+        let waits = |(store, region): &(StoreId, RegionId)| {
+            let status = self.peers.get(store).and_then(|peers| peers.get(region));
+            status.is_some_and(|status| status.region.peers.is_empty())
+        };
+        of_late.into_iter().find(waits)
+    }
+
+    /// Whether a store is to be empty.
+    pub fn is_drained(&self, store: StoreId) -> bool {
+        self.wanted.get(&store) == Some(&StoreState::Offline)
+    }
+
+    /// A store is no more.
+    pub(super) fn forget(&mut self, store: StoreId) {
+        self.peers.remove(&store);
+        self.seen_us.retain(|(of, _), _| *of != store);
+        self.wanted.remove(&store);
     }
 
     /// The user region of a key, with its leader, as last seen.
@@ -48,6 +91,7 @@ impl World {
     /// Looks at the cluster.
     pub fn operate(&mut self) {
         self.plan(LOOK_US, Event::Operate);
+        self.set_store_states();
         let now = self.now_us();
         let ids: Vec<StoreId> = self.hosts.keys().copied().collect();
         for id in ids {
@@ -82,6 +126,8 @@ impl World {
                     self.operator.leaders.insert(id, status.clone());
                 }
             }
+            let now = self.global.now_us();
+            self.operator.seen_us.insert((store, id), now);
             self.operator.peers.entry(store).or_default().insert(id, status);
         }
     }
@@ -98,11 +144,32 @@ impl World {
         Some(PeerChange::AddLearner(Peer { id: PeerId(id[0]), store, role: PeerRole::Learner }))
     }
 
+    /// Demotes a voter, and removes it once that is done.
+    pub(super) fn evict(&mut self, status: &PeerStatus, voter: Peer) {
+        let learner = Peer { role: PeerRole::Learner, ..voter };
+        let demote = AdminCommand::ChangePeers(vec![PeerChange::AddLearner(learner)]);
+        if let Some(call) = self.administer(status, demote) {
+            self.operator.leaving.insert(call, voter.id);
+        }
+    }
+
+    /// A demoted voter is removed, before placement thinks of another use for it.
+    fn remove_demoted(&mut self, peer: PeerId, regions: &[Region]) {
+        let Some(region) = regions.iter().find(|region| region.peer(peer).is_some()) else { return };
+        let Some(leader) = self.operator.leader_of(region.id) else { return };
+        let status = PeerStatus { region: Arc::new(region.clone()), ..leader.clone() };
+        self.administer(&status, AdminCommand::ChangePeers(vec![PeerChange::Remove(peer)]));
+        // Nothing but its tombstone keeps the peer away once that is durable.
+        if let Some(home) = region.peer(peer).map(|peer| peer.store) {
+            let after = 50_000 + self.operator.rng.below(1_000_000);
+            self.plan(after, Event::Checkpoint(home));
+        }
+    }
+
     /// Gives an administrative command to the supposed leader of a region.
-    pub fn administer(&mut self, status: &PeerStatus, command: AdminCommand) {
+    pub fn administer(&mut self, status: &PeerStatus, command: AdminCommand) -> Option<CallId> {
         let (store, region, now) = (status.peer.store, status.region.id, self.now_us());
-        let Some(host) = self.hosts.get(&store).filter(|h| h.running.is_some()) else { return };
-        let life = host.life;
+        let life = self.hosts.get(&store).filter(|host| host.running.is_some())?.life;
         let call = self.clients.next_call();
         self.trace.note(now, &[20, region.0, store.0], || {
             format!("operator asks store {store} of region {region}: {command:?}")
@@ -115,6 +182,7 @@ impl World {
             store.admin(region, Some(status.region.epoch), command, done);
         }
         self.plan_turns(store, now);
+        Some(call)
     }
 
     /// An administrative command has ended.
@@ -124,8 +192,12 @@ impl World {
         self.trace.note(now, &[21, region.0, u64::from(result.is_ok())], || {
             format!("operator hears of region {region}: {result:?}")
         });
-        if result.is_ok() {
+        let leaving = self.operator.leaving.remove(&call);
+        if let Ok(regions) = result {
             self.stats.changes += 1;
+            if let Some(peer) = leaving {
+                self.remove_demoted(peer, &regions);
+            }
         }
     }
 }

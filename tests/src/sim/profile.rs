@@ -53,6 +53,18 @@ pub enum Fault {
     SlowDisk,
     /// A disk fails.
     FailDisk,
+    /// A store's data takes no writes any more, after a failure in the background.
+    BackgroundError,
+    /// A record of a store's disk can be read no more.
+    Rot,
+    /// A machine is lost with its disk; the same one, or another, joins as a new store.
+    LoseStore,
+    /// A store is to be emptied, or to be used again.
+    Drain,
+    /// A clock jumps. Only where clocks lie.
+    ClockJump,
+    /// A store's data is compacted.
+    Compact,
     /// A region is split.
     Split,
     /// A region is merged into a neighbour, or asked to where it must be refused.
@@ -66,7 +78,7 @@ pub enum Fault {
 }
 
 /// Every fault, with the share of seeds that have it, of 100.
-const FAULTS: [(Fault, u64); 19] = [
+const FAULTS: [(Fault, u64); 25] = [
     (Fault::Kill, 50),
     (Fault::PowerCut, 50),
     (Fault::Blackout, 15),
@@ -81,12 +93,21 @@ const FAULTS: [(Fault, u64); 19] = [
     (Fault::AddStore, 10),
     (Fault::SlowDisk, 25),
     (Fault::FailDisk, 15),
+    (Fault::BackgroundError, 10),
+    (Fault::Rot, 15),
+    (Fault::LoseStore, 15),
+    (Fault::Drain, 30),
+    (Fault::ClockJump, 100),
+    (Fault::Compact, 20),
     (Fault::Split, 50),
     (Fault::Move, 50),
     (Fault::Transfer, 50),
     (Fault::Checkpoint, 50),
     (Fault::Merge, 50),
 ];
+
+/// Entries that no log of a run reaches.
+const LOG_FORCE_NEVER: u64 = 100_000;
 
 /// Everything that is drawn before a run.
 #[derive(Clone, Debug)]
@@ -99,6 +120,11 @@ pub struct Profile {
     pub clients: usize,
     /// Share of reads for which any replica is asked.
     pub replica_read_percent: u64,
+    /// Share of operations that go to a peer drawn at random, as of a client that knows an old leader, or a newer one
+    /// than everybody else.
+    pub stray_percent: u64,
+    /// Share of operations before which a client forgets all routes, as one that begins.
+    pub forget_percent: u64,
     /// Whether a store is lost for good, and another machine takes its place, after the faults.
     pub wipe: bool,
     /// Keys that clients use.
@@ -118,6 +144,9 @@ pub struct Profile {
     /// Largest drift of a store's clock, in parts per million. Leases of 4.5 ticks are safe while an election timeout of
     /// 6 ticks, one of them not whole, is longer: up to 5 %.
     pub drift_ppm_max: u64,
+    /// Clocks drift beyond that, and jump. Leases promise nothing then: clients read through ReadIndex alone, and no
+    /// checker looks at leases.
+    pub clocks_lie: bool,
     /// The network.
     pub net: NetProfile,
     /// What the nemesis may do.
@@ -142,7 +171,9 @@ impl Profile {
         let replicas = if stores >= 5 && rng.chance(1, 3) { 5 } else { 3 };
         let wipe = stores >= 3 && rng.chance(1, 6);
         let mut config = draw_config(rng, replicas);
-        if wipe {
+        let clocks_lie = rng.chance(1, 10);
+        faults.retain(|fault| clocks_lie || *fault != Fault::ClockJump);
+        if wipe || faults.contains(&Fault::LoseStore) || faults.contains(&Fault::Rot) {
             config.placement.store_gone_ms = 6_000;
         }
         Self {
@@ -151,20 +182,43 @@ impl Profile {
             replicas: replicas.min(stores as usize),
             clients: rng.range(1..7) as usize,
             replica_read_percent: *rng.pick(&[0, 10, 40]),
+            stray_percent: *rng.pick(&[0, 5, 30]),
+            forget_percent: *rng.pick(&[0, 5, 30]),
             keys: *rng.pick(&[2, 6, 12, 24, 60]),
-            expiring: *rng.pick(&[0, 0, 1, 3]),
+            expiring: if clocks_lie { 0 } else { *rng.pick(&[0, 0, 1, 3]) },
             value_bytes_max: *rng.pick(&[16, 100, 600]),
             think_us_max: *rng.pick(&[1_000, 5_000, 30_000, 100_000]),
             chaos_us: rng.range(2_000..7_000) * 1_000,
             nemesis_us_max: *rng.pick(&[100_000, 300_000, 800_000, 2_000_000]),
             turn_us_max: *rng.pick(&[10, 100, 1_000, 4_000]),
-            drift_ppm_max: *rng.pick(&[0, 200, 5_000, 40_000]),
+            drift_ppm_max: if clocks_lie { 300_000 } else { *rng.pick(&[0, 200, 5_000, 40_000]) },
+            clocks_lie,
             net: draw_net(rng),
             faults,
             #[cfg(feature = "planted")]
             skip_log_sync: false,
             config,
         }
+    }
+
+    /// Whether machines are lost with their disks while others fail.
+    pub fn may_lose(&self) -> bool {
+        self.faults.contains(&Fault::LoseStore) || self.faults.contains(&Fault::Rot)
+    }
+
+    /// Whether nothing fails, no log is cut short, and so nobody needs a snapshot but a new replica.
+    pub fn loses_nothing(&self) -> bool {
+        self.faults.iter().all(|fault| *fault == Fault::Split)
+            && self.net.loss_permille == 0
+            && self.config.log_force_entries >= LOG_FORCE_NEVER
+    }
+
+    /// A run with these actions of the nemesis and no others, on a network without faults.
+    pub fn only(mut self, faults: &[Fault]) -> Self {
+        self = self.calm();
+        self.faults = faults.to_vec();
+        self.config.log_force_entries = LOG_FORCE_NEVER;
+        self
     }
 
     /// A quiet run for first steps: no faults at all.
@@ -212,7 +266,7 @@ fn draw_config(rng: &mut Prng, replicas: usize) -> StoreConfig {
         checkpoint_interval_ms: *rng.pick(&[500, 2_000, 10_000]),
         checkpoint_log_bytes: 1 << 30,
         log_keep_entries: *rng.pick(&[0, 5, 100]),
-        log_force_entries: *rng.pick(&[10, 50, 100_000]),
+        log_force_entries: *rng.pick(&[10, 50, LOG_FORCE_NEVER]),
         split_bytes: *rng.pick(&[0, 0, 2_000, 10_000]),
         split_keys_max: *rng.pick(&[1, 3]),
         split_check_ms: 500,

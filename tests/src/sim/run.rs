@@ -7,11 +7,13 @@ use flotilla_engine::Prng;
 use flotilla_raftstore::PeerStatus;
 use flotilla_region::{PeerRole, Region, RegionId, keys};
 
-use super::profile::Profile;
+use super::profile::{Fault, Profile};
 use super::stats::Stats;
 use super::world::World;
-use crate::check::leaks::{check_held, check_member};
+use crate::check::durability::check_kept;
+use crate::check::leaks::{check_held, check_member, check_table};
 use crate::check::linear::{Verdict, check};
+use crate::check::scan::check_scan;
 use crate::check::tiling::{check_tiling, regions_on};
 
 /// How long the cluster has before faults begin.
@@ -28,6 +30,8 @@ pub struct Options {
     pub print: bool,
     /// No faults.
     pub calm: bool,
+    /// These actions of the nemesis, on a network without faults, instead of what the seed draws.
+    pub only: Option<&'static [Fault]>,
     /// Simulated seconds with faults; 0 = as the seed draws.
     pub seconds: u64,
     /// A bug that is to be found.
@@ -57,6 +61,9 @@ pub fn run_seed(seed: u64, options: Options) -> Outcome {
     let mut profile = Profile::draw(&mut Prng::new(seed ^ 0x5eed_5eed));
     if options.calm {
         profile = profile.calm();
+    }
+    if let Some(faults) = options.only {
+        profile = profile.only(faults);
     }
     if options.seconds > 0 {
         profile.chaos_us = options.seconds * 1_000_000;
@@ -147,18 +154,29 @@ impl World {
         if (self.hosts.len() as u64) < self.profile.stores {
             return Some("a machine has not joined".into());
         }
+        for (id, state) in &self.operator.wanted {
+            if self.state_of(*id) != Some(*state) {
+                return Some(format!("store {id} is not {state:?} yet"));
+            }
+        }
         if !self.clients.are_idle() {
             return Some(format!("clients wait: {}", self.clients.waiting().join(", ")));
         }
         let mut regions: BTreeMap<RegionId, Region> = BTreeMap::new();
         let mut replicas = Vec::new();
+        if let Some((store, region)) = self.operator.waiting_peer(self.now_us()) {
+            return Some(format!("store {store} has a peer of region {region} that waits for data"));
+        }
         for host in self.hosts.values() {
-            if let Some(why) =
-                host.store().and_then(|store| check_held(host.id, &store.held(), host.engine.views()).err())
-            {
+            let (views, files) = (host.engine.views(), host.engine.files());
+            let held = host.store().map(|store| check_held(host.id, &store.held(), views, files));
+            if let Some(Err(why)) = held {
                 return Some(why);
             }
             for region in regions_on(&*host.engine_snapshot()).ok()? {
+                if self.operator.is_drained(host.id) {
+                    return Some(format!("drained store {} holds region {}", host.id, region.id));
+                }
                 let known = regions.entry(region.id).or_insert_with(|| region.clone());
                 if known.epoch.is_stale_against(&region.epoch) {
                     *known = region.clone();
@@ -171,6 +189,12 @@ impl World {
             let merging = regions.keys().find(|id| matches!(view.get(&keys::merge_state(**id)), Ok(Some(_))));
             if let Some(id) = merging {
                 return Some(format!("region {id} merges on store {}", host.id));
+            }
+        }
+        for host in self.hosts.values() {
+            let Some(store) = host.store() else { continue };
+            if let Err(why) = check_table(host.id, &store.directory().read().routes, &regions) {
+                return Some(why);
             }
         }
         let left = |(store, found): &(_, Region)| check_member(*store, found, &regions[&found.id]).err();
@@ -224,7 +248,9 @@ impl World {
         if let Some((call, (store, _))) = forgotten {
             return Err(format!("store {store} never answered call {}", call.0));
         }
+        check_scan(self.profile.keys, &self.clients.scanned)?;
         for (key, operations) in self.clients.history.keys() {
+            check_kept(key, operations)?;
             match check(operations) {
                 Verdict::Linearizable => {}
                 Verdict::Violation => {

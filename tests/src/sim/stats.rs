@@ -1,5 +1,8 @@
 //! What a run did, so that one that did too little is not taken for a pass.
 
+/// So many seeds together must have done everything that can be counted at least once.
+const SEEDS_FOR_ALL: u64 = 200;
+
 /// Counts of one run, or of many together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -43,11 +46,29 @@ pub struct Stats {
     pub placement_strikes: u64,
     /// Stores that stopped because their disk failed.
     pub fatal: u64,
+    /// Disks that reported an error.
+    pub disk_errors: u64,
+    /// Disks that were full.
+    pub full_disks: u64,
+    /// Disks that were slow.
+    pub slow_disks: u64,
+    /// Stores whose data took no writes any more.
+    pub background_errors: u64,
+    /// Records that could be read no more.
+    pub rots: u64,
+    /// Stores to be emptied.
+    pub drains: u64,
+    /// Clocks that jumped.
+    pub clock_jumps: u64,
+    /// Compactions.
+    pub compactions: u64,
+    /// Snapshots of regions that a split was about to bring to the receiver.
+    pub needless_snapshots: u64,
 }
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 20] {
+    pub fn list(&self) -> [(&'static str, u64); 29] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -69,6 +90,15 @@ impl Stats {
             ("added", self.added),
             ("placement strikes", self.placement_strikes),
             ("fatal", self.fatal),
+            ("disk errors", self.disk_errors),
+            ("full disks", self.full_disks),
+            ("slow disks", self.slow_disks),
+            ("background errors", self.background_errors),
+            ("rots", self.rots),
+            ("drains", self.drains),
+            ("clock jumps", self.clock_jumps),
+            ("compactions", self.compactions),
+            ("needless snapshots", self.needless_snapshots),
         ]
     }
 
@@ -82,6 +112,8 @@ impl Stats {
             && self.kills + self.power_cuts >= seeds
             && self.splits * 10 >= seeds
             && self.merges * 20 >= seeds
+            && (seeds < SEEDS_FOR_ALL
+                || self.list().iter().all(|(name, count)| *count > 0 || *name == "needless snapshots"))
     }
 
     /// Adds another run's counts.
@@ -106,5 +138,14 @@ impl Stats {
         self.added += other.added;
         self.placement_strikes += other.placement_strikes;
         self.fatal += other.fatal;
+        self.disk_errors += other.disk_errors;
+        self.full_disks += other.full_disks;
+        self.slow_disks += other.slow_disks;
+        self.background_errors += other.background_errors;
+        self.rots += other.rots;
+        self.drains += other.drains;
+        self.clock_jumps += other.clock_jumps;
+        self.compactions += other.compactions;
+        self.needless_snapshots += other.needless_snapshots;
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use flotilla_proto::flotilla as pb;
+use flotilla_raft::MessageKind;
 use flotilla_raftstore::{PeerStatus, RegionContext, wire};
-use flotilla_region::{PeerId, RegionId, StoreId, Term};
+use flotilla_region::{KeyRange, PeerId, Region, RegionId, Space, StoreId, Term};
 
 use super::world::{Event, World};
 use crate::check::elections::Elections;
@@ -12,10 +13,11 @@ use crate::check::graves::Graves;
 use crate::check::identities::Identities;
 use crate::check::leases::{Lease, check_leases};
 use crate::check::log_matching::LogMatching;
+use crate::check::needless::check_needed;
 use crate::check::positions::Positions;
 use crate::check::promises::Promises;
 use crate::check::replicas::Replicas;
-use crate::check::tiling::check_disjoint;
+use crate::check::tiling::{check_disjoint, regions_on};
 
 /// Longest pause between looks.
 const LOOK_US_MAX: u64 = 40_000;
@@ -88,19 +90,43 @@ impl World {
         }
     }
 
-    /// A frame arrived: what its messages promise is remembered.
-    pub(super) fn check_frame(&mut self, frame: &pb::StoreFrame) {
+    /// A frame arrived: what its messages promise is remembered. Says whether one of them offers leadership.
+    pub(super) fn check_frame(&mut self, frame: &pb::StoreFrame) -> bool {
+        let mut offers = false;
         for raft in &frame.messages {
-            let message = raft.message.clone().and_then(wire::message_from_wire);
-            let told =
-                message.map_or(Ok(()), |m| self.watch.promises.on_message(RegionId(raft.region_id), &m));
-            if let Err(what) = told {
+            let Some(message) = raft.message.clone().and_then(wire::message_from_wire) else { continue };
+            offers |= message.kind == MessageKind::TimeoutNow;
+            if let Err(what) = self.watch.promises.on_message(RegionId(raft.region_id), &message) {
+                self.violate(what);
+            }
+        }
+        offers
+    }
+
+    /// A snapshot is announced to a store.
+    pub(super) fn check_snapshot(&mut self, to: StoreId, header: &pb::SnapshotHeader) {
+        let Some(raft) = header.message.as_ref() else { return };
+        let child = Region {
+            id: RegionId(raft.region_id),
+            space: if raft.meta_space { Space::Meta } else { Space::User },
+            range: KeyRange { start: raft.start_key.clone(), end: raft.end_key.clone() },
+            epoch: raft.epoch.as_ref().map(wire::epoch_from_wire).unwrap_or_default(),
+            ..Region::default()
+        };
+        // A damaged disk is nobody's word.
+        let Ok(disk) = regions_on(&*self.hosts[&to].engine_snapshot()) else { return };
+        if let Err(what) = check_needed(&child, to, &disk) {
+            self.stats.needless_snapshots += 1;
+            if self.profile.loses_nothing() {
                 self.violate(what);
             }
         }
     }
 
     fn look_at_leases(&mut self) -> Result<(), String> {
+        if self.profile.clocks_lie {
+            return Ok(());
+        }
         let mut held = Vec::new();
         for host in self.hosts.values() {
             let Some(store) = host.store() else { continue };
@@ -115,7 +141,9 @@ impl World {
 
     fn look_at_disks(&mut self) -> Result<(), String> {
         let ids: Vec<StoreId> = self.hosts.keys().copied().collect();
-        for host in self.hosts.values().filter(|h| h.running.is_some()) {
+        // What is on a damaged disk is nobody's word.
+        let sound = |id: StoreId| !self.nemesis.is_rotten(id);
+        for host in self.hosts.values().filter(|h| h.running.is_some() && sound(h.id)) {
             let view = host.engine_snapshot();
             let regions = check_disjoint(host.id, &*view)?;
             if !regions.is_empty() {

@@ -15,7 +15,7 @@ use prost::Message;
 use super::clients::{ClientEvent, Clients};
 use super::clock::GlobalTime;
 use super::effects::{Answer, Cause, Effect, Effects, Life};
-use super::host::{FOUNDER, Host, join_request};
+use super::host::{FOUNDER, Host, address_of, join_request};
 use super::nemesis::Nemesis;
 use super::network::{Delivery, Network, StreamNews};
 use super::operator::Operator;
@@ -51,12 +51,14 @@ pub enum Event {
     Nemesis,
     /// A process starts again.
     Restart(StoreId),
-    /// A store hears nobody any more.
-    Deafen(StoreId),
     /// All cuts of the network are mended.
     Mend,
     /// A disk becomes healthy.
     RepairDisk(StoreId),
+    /// A store makes its data durable.
+    Checkpoint(StoreId),
+    /// A damaged disk is taken away.
+    Replace(StoreId),
     /// Machines that are not part of the cluster ask to join it.
     Join,
     /// The checkers look at the cluster.
@@ -107,6 +109,8 @@ pub struct World {
     pub hosts: BTreeMap<StoreId, Host>,
     /// Machines that ever were part of the cluster.
     machines: u64,
+    /// Addresses of machines whose disk was lost, and which come back with an empty one.
+    pub vacant: Vec<String>,
     /// The network.
     pub network: Network,
     /// Clients and their history.
@@ -146,6 +150,7 @@ impl World {
             effects: Effects::default(),
             hosts,
             machines: 1,
+            vacant: Vec::new(),
             agreement: Arc::default(),
             trace: Trace::new(print),
             stats: Stats::default(),
@@ -216,9 +221,14 @@ impl World {
             Event::Operate => self.operate(),
             Event::Nemesis => self.strike(),
             Event::Restart(store) => self.start(store),
-            Event::Deafen(store) => self.deafen(store),
             Event::Mend => self.network.mend(),
             Event::RepairDisk(store) => self.repair_disk(store),
+            Event::Checkpoint(store) => self.checkpoint(store),
+            Event::Replace(store) => {
+                if self.nemesis.is_rotten(store) {
+                    self.replace(store, "its disk is damaged");
+                }
+            }
             Event::Join => self.ask_to_join(),
             Event::Watch => self.look(),
         }
@@ -239,6 +249,8 @@ impl World {
                 let count = self.hosts[&id].running.as_ref().map_or(0, |r| r.workers.len());
                 (0..count).for_each(|worker| self.plan_soon(id, worker, now));
             }
+            // It stays down until its disk is replaced.
+            Err(_) if self.nemesis.is_rotten(id) => {}
             Err(error) => self.violate(format!("store {id} cannot start again: {error}")),
         }
     }
@@ -287,14 +299,18 @@ impl World {
         let asked = *self.rng.pick(&running);
         let machine = self.machines + 1;
         let (effects, life) = (self.effects.clone(), self.hosts[&asked].life);
-        let done = Box::new(move |reply| effects.push(asked, life, Effect::Joined { machine, reply }));
+        let address = self.vacant.last().cloned().unwrap_or_else(|| address_of(machine));
+        let said = address.clone();
+        let done = Box::new(move |reply| {
+            effects.push(asked, life, Effect::Joined { machine, address: said, reply });
+        });
         if let Some(store) = self.hosts[&asked].store() {
-            store.join(join_request(machine), done);
+            store.join(join_request(machine, address), done);
         }
         self.plan_turns(asked, self.now_us());
     }
 
-    fn on_joined(&mut self, machine: u64, reply: &pb::JoinReply) {
+    fn on_joined(&mut self, machine: u64, address: String, reply: &pb::JoinReply) {
         let now = self.now_us();
         self.trace.note(now, &[6, machine, reply.store_id], || format!("machine {machine} hears {reply:?}"));
         let id = StoreId(reply.store_id);
@@ -305,7 +321,8 @@ impl World {
             return;
         }
         self.machines += 1;
-        let host = Host::join(id, machine, &self.profile, &self.global, &mut self.rng);
+        self.vacant.retain(|vacant| *vacant != address);
+        let host = Host::join((id, address), machine, &self.profile, &self.global, &mut self.rng);
         self.hosts.insert(id, host);
         self.start(id);
     }
@@ -398,7 +415,9 @@ impl World {
         let Cause { store, life, effect } = cause;
         let lives = self.hosts.get(&store).is_some_and(|h| h.life == life && h.running.is_some());
         if let Effect::Ended { call, answer } = effect {
-            if lives && matches!(answer, Answer::Dropped) {
+            // A store that has met a fatal error ends with all that wait.
+            let failed = self.hosts.get(&store).and_then(|h| h.store()).is_some_and(|s| s.has_failed());
+            if lives && matches!(answer, Answer::Dropped) && !failed {
                 return self.violate(format!("store {store} dropped the callback of call {}", call.0));
             }
             return self.on_answer(call, store, lives, answer);
@@ -415,7 +434,7 @@ impl World {
             Effect::StreamSend { stream, bytes } => self.network.on_send(at_us, store, stream, bytes),
             Effect::StreamClose { stream } => self.network.on_close(at_us, store, stream),
             Effect::StreamReply { connection, bytes } => self.network.on_reply(at_us, connection, bytes),
-            Effect::Joined { machine, reply } => return self.on_joined(machine, &reply),
+            Effect::Joined { machine, address, reply } => return self.on_joined(machine, address, &reply),
             Effect::Statuses(list) => return self.on_statuses(store, list),
             Effect::Fatal(error) => {
                 self.stats.fatal += 1;
@@ -452,7 +471,9 @@ impl World {
                 let sum = u64::from(crc32fast::hash(&bytes));
                 let frame = pb::StoreFrame::decode(bytes).expect("the simulated network damages nothing");
                 self.trace.note(now, &[4, from.0, to.0, sum], || super::describe::frame(&frame));
-                self.check_frame(&frame);
+                if self.check_frame(&frame) {
+                    self.on_offer(from);
+                }
                 let refused = self.hosts[&to].store().map(|store| store.on_frame(frame));
                 if let Some(Err(why)) = refused {
                     self.violate(format!("store {to} refused a frame of store {from}: {why}"));
@@ -489,18 +510,19 @@ impl World {
         }
     }
 
-    fn stream_event(&self, to: StoreId, connection: u64, news: StreamNews) -> Option<SnapshotEvent> {
+    fn stream_event(&mut self, to: StoreId, connection: u64, news: StreamNews) -> Option<SnapshotEvent> {
         let incoming = StreamId(connection);
         match news {
             StreamNews::Closed => return Some(SnapshotEvent::Closed(incoming)),
             StreamNews::Broken(id) => return Some(SnapshotEvent::Broken(id)),
             _ => {}
         }
-        let stream = self.network.stream(connection)?;
+        let stream = self.network.stream(connection)?.id;
         let chunk = |bytes| pb::SnapshotChunk::decode(bytes).expect("the network damages nothing");
         Some(match news {
             StreamNews::Opened(bytes) => {
                 let Some(Part::Header(header)) = chunk(bytes).part else { return None };
+                self.check_snapshot(to, &header);
                 let (effects, life) = (self.effects.clone(), self.hosts[&to].life);
                 let reply = Box::new(move |reply: pb::SnapshotReply| {
                     let bytes = reply.encode_to_vec();
@@ -511,9 +533,9 @@ impl World {
             StreamNews::Chunk(bytes) => SnapshotEvent::Chunk(incoming, chunk(bytes)),
             StreamNews::Reply(bytes) => {
                 let reply = pb::SnapshotReply::decode(bytes).expect("the network damages nothing");
-                SnapshotEvent::Reply(stream.id, reply)
+                SnapshotEvent::Reply(stream, reply)
             }
-            StreamNews::Sent => SnapshotEvent::Sent(stream.id),
+            StreamNews::Sent => SnapshotEvent::Sent(stream),
             StreamNews::Closed | StreamNews::Broken(_) => return None,
         })
     }

@@ -7,8 +7,8 @@
 //! - `data` falls back to any write since the last flush (RocksDB may have moved its memtable into a file after any
 //!   write), while an ingested file stays: if the caller broke rule W2, the survivor is no prefix.
 //!
-//! Missing: a fault that damages bytes of `log`; the real engine refuses such a log at open, so there is no behaviour
-//! to simulate but "the store is gone", which [`MemEngine::wipe`] gives.
+//! A damaged record ([`MemEngine::rot`]) is one whose checksum no longer fits, as every block of the real engine has
+//! one: reads that meet it fail, for good. What the real engine would not notice cannot be simulated.
 
 mod faults;
 mod table;
@@ -17,6 +17,7 @@ mod tests;
 
 pub use faults::{Call, Fault, FaultKind, Faults};
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -72,6 +73,10 @@ struct Disk {
     /// The error after which `data` takes no writes until it is opened again.
     data_failed: Option<FaultKind>,
     snapshots: usize,
+    /// Files for ingestion that were begun and neither ingested nor dropped.
+    files: usize,
+    /// Records of `data` and of `log` that cannot be read any more.
+    rotten: (BTreeSet<Bytes>, BTreeSet<Bytes>),
     faults: Faults,
     elapsed_us: u64,
     prng: Prng,
@@ -106,6 +111,8 @@ impl MemEngine {
             data_unflushed_bytes: 0,
             data_failed: None,
             snapshots: 0,
+            files: 0,
+            rotten: Default::default(),
             faults: Faults::none(),
             elapsed_us: 0,
             prng: Prng::new(seed),
@@ -166,6 +173,26 @@ impl MemEngine {
         self.shared.lock().snapshots
     }
 
+    /// Files for ingestion that are neither ingested nor dropped yet.
+    pub fn files(&self) -> usize {
+        self.shared.lock().files
+    }
+
+    /// Damages a record of `data`: whatever reads it from now on fails, in this life and in later ones.
+    pub fn rot(&self, key: &[u8]) {
+        self.shared.lock().rotten.0.insert(Bytes::copy_from_slice(key));
+    }
+
+    /// Damages a record of `log`.
+    pub fn rot_log(&self, key: &[u8]) {
+        self.shared.lock().rotten.1.insert(Bytes::copy_from_slice(key));
+    }
+
+    /// Something in the background of `data` failed, a compaction say: it takes no writes until it is opened again.
+    pub fn refuse_writes(&self) {
+        self.shared.lock().data_failed.get_or_insert(FaultKind::Io);
+    }
+
     /// Replaces the disk by an empty one. Snapshots must have been dropped.
     pub fn wipe(&self) {
         let mut disk = self.shared.lock();
@@ -218,10 +245,21 @@ impl MemEngine {
         let read = |bounds: (Bound<&[u8]>, Bound<&[u8]>)| {
             Ok(self.shared.lock().log.chunk(bounds, false, pin, SCAN_CHUNK))
         };
-        let scanned = scan_chunks((start, end), false, read, visit);
+        let mut damage = Ok(());
+        let scanned = scan_chunks((start, end), false, read, &mut |key, value| {
+            damage = check_sound(&self.shared.lock().rotten.1, key);
+            damage.is_ok() && visit(key, value)
+        });
         self.shared.lock().log.unpin(pin);
-        scanned
+        scanned.and(damage)
     }
+}
+
+fn check_sound(rotten: &BTreeSet<Bytes>, key: &[u8]) -> Result<()> {
+    if rotten.contains(key) {
+        return Err(Error::Corruption(format!("rot at key {}", key.escape_ascii())));
+    }
+    Ok(())
 }
 
 /// All, none, a prefix, or a subset with holes.
@@ -321,8 +359,13 @@ impl Disk {
 
     fn read_data(&mut self, key: &[u8], at: Sequence) -> Result<Option<Bytes>> {
         self.call(Call::Read).map_err(|kind| kind.error(Call::Read))?;
-        self.faults.check_readable(key)?;
+        self.check_readable(key)?;
         Ok(self.data.get(key, at))
+    }
+
+    fn check_readable(&self, key: &[u8]) -> Result<()> {
+        check_sound(&self.rotten.0, key)?;
+        self.faults.check_readable(key)
     }
 }
 
@@ -362,6 +405,7 @@ impl Engine for MemEngine {
     fn log_get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         let mut disk = self.shared.lock();
         disk.log_call(Call::LogRead)?;
+        check_sound(&disk.rotten.1, key)?;
         let latest = disk.log.latest();
         Ok(disk.log.get(key, latest))
     }
@@ -403,7 +447,7 @@ impl Engine for MemEngine {
     fn sst_writer(&self) -> Result<Box<dyn SstWriter>> {
         sst_call(&self.shared)?;
         Ok(Box::new(MemSstWriter {
-            shared: Arc::clone(&self.shared),
+            file: OpenFile::new(&self.shared),
             clears: WriteBatch::new(),
             puts: WriteBatch::new(),
             last_key: None,
@@ -432,8 +476,14 @@ impl Engine for MemEngine {
         if start < end { self.shared.lock().data.bytes(start, end) } else { 0 }
     }
 
+    /// A compaction by hand begins with a flush.
     fn compact(&self, _start: &[u8], _end: &[u8]) -> Result<()> {
-        self.shared.lock().call(Call::Compact).map_err(|kind| kind.error(Call::Compact))
+        let mut disk = self.shared.lock();
+        disk.call(Call::Compact).map_err(|kind| kind.error(Call::Compact))?;
+        if disk.data_failed.is_none() {
+            disk.data_made_durable();
+        }
+        Ok(())
     }
 
     fn metrics(&self) -> Vec<(&'static str, u64)> {
@@ -475,7 +525,7 @@ impl MemSnapshot {
         };
         let mut damage = Ok(());
         scan_chunks(bounds, reverse, read, &mut |key, value| {
-            damage = self.shared.lock().faults.check_readable(key);
+            damage = self.shared.lock().check_readable(key);
             damage.is_ok() && visit(key, value)
         })?;
         damage
@@ -535,8 +585,28 @@ fn sst_call(shared: &Mutex<Disk>) -> Result<()> {
     shared.lock().call(Call::Sst).map_err(|kind| kind.error(Call::Sst))
 }
 
-struct MemSstWriter {
+/// Counts as one of [`MemEngine::files`] while it exists.
+struct OpenFile {
     shared: Arc<Mutex<Disk>>,
+}
+
+impl OpenFile {
+    fn new(shared: &Arc<Mutex<Disk>>) -> Self {
+        shared.lock().files += 1;
+        Self { shared: Arc::clone(shared) }
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        let mut disk = self.shared.lock();
+        // A wiped disk has forgotten it.
+        disk.files = disk.files.saturating_sub(1);
+    }
+}
+
+struct MemSstWriter {
+    file: OpenFile,
     clears: WriteBatch,
     puts: WriteBatch,
     last_key: Option<Vec<u8>>,
@@ -545,7 +615,7 @@ struct MemSstWriter {
 
 impl SstWriter for MemSstWriter {
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        sst_call(&self.shared)?;
+        sst_call(&self.file.shared)?;
         if self.last_key.as_ref().is_some_and(|last| &last[..] >= key) {
             return Err(Error::Io("keys of a file must ascend".to_owned()));
         }
@@ -556,7 +626,7 @@ impl SstWriter for MemSstWriter {
     }
 
     fn clear(&mut self, start: &[u8], end: &[u8]) -> Result<()> {
-        sst_call(&self.shared)?;
+        sst_call(&self.file.shared)?;
         if start < end {
             self.clears.delete_range(start, end);
             self.bytes += (start.len() + end.len()) as u64;
@@ -569,8 +639,8 @@ impl SstWriter for MemSstWriter {
     }
 
     fn finish(self: Box<Self>) -> Result<SstFile> {
-        sst_call(&self.shared)?;
-        Ok(SstFile(Box::new(MemSst { clears: self.clears, puts: self.puts })))
+        sst_call(&self.file.shared)?;
+        Ok(SstFile(Box::new(MemSst { clears: self.clears, puts: self.puts, _file: self.file })))
     }
 }
 
@@ -578,6 +648,7 @@ impl SstWriter for MemSstWriter {
 struct MemSst {
     clears: WriteBatch,
     puts: WriteBatch,
+    _file: OpenFile,
 }
 
 impl SstContent for MemSst {

@@ -250,3 +250,53 @@ fn a_planted_sync_that_is_none_loses_batches() {
     };
     assert_eq!(outcomes(write, log_keys), BTreeSet::from(["", "a"].map(str::to_owned)));
 }
+
+#[test]
+fn a_rotten_record_is_never_read_again_and_the_others_are() {
+    let engine = MemEngine::new(1);
+    for key in ["a", "b", "c"] {
+        engine.write(&batch(key)).unwrap();
+        engine.log_write(&batch(key)).unwrap();
+    }
+    engine.flush().unwrap();
+    engine.log_sync().unwrap();
+    engine.rot(b"b");
+    engine.rot_log(b"c");
+    engine.crash();
+    assert!(matches!(engine.get(b"b"), Err(Error::Corruption(_))));
+    assert!(engine.get(b"a").unwrap().is_some());
+    let view = engine.snapshot();
+    assert!(matches!(view.scan(b"a", b"z", &mut |_, _| true), Err(Error::Corruption(_))));
+    assert!(view.scan(b"c", b"z", &mut |_, _| true).is_ok());
+    assert!(matches!(engine.log_get(b"c"), Err(Error::Corruption(_))));
+    assert!(engine.log_scan(b"a", b"c", &mut |_, _| true).is_ok());
+    assert!(matches!(engine.log_scan(b"a", b"z", &mut |_, _| true), Err(Error::Corruption(_))));
+    drop(view);
+    engine.wipe();
+    assert!(engine.get(b"b").is_ok());
+}
+
+#[test]
+fn after_a_failure_in_the_background_data_takes_no_writes_until_it_is_opened_again() {
+    let engine = MemEngine::new(1);
+    engine.write(&batch("a")).unwrap();
+    engine.refuse_writes();
+    assert!(engine.write(&batch("b")).is_err());
+    assert!(engine.flush().is_err());
+    engine.set_faults(Faults::none());
+    assert!(engine.write(&batch("b")).is_err());
+    assert!(engine.get(b"a").unwrap().is_some());
+    engine.kill();
+    engine.write(&batch("b")).unwrap();
+}
+
+#[test]
+fn files_are_counted_until_they_are_ingested_or_dropped() {
+    let engine = MemEngine::new(1);
+    let begun = engine.sst_writer().unwrap();
+    let finished = file(&engine, "a");
+    assert_eq!(engine.files(), 2);
+    drop(begun);
+    engine.ingest(vec![finished]).unwrap();
+    assert_eq!(engine.files(), 0);
+}
