@@ -19,8 +19,6 @@ use super::world::{Event, World};
 use crate::check::expiry::Expiries;
 use crate::check::history::{Action, History, Operation};
 
-/// An attempt without an answer for so long is given up; a write's outcome is unknown then.
-const ATTEMPT_US: u64 = 4_000_000;
 /// For how long an operation is repeated, and nothing that may have happened.
 const POLICY: RetryPolicy = RetryPolicy { budget_ms: 20_000, retry_undetermined_writes: false };
 
@@ -357,7 +355,8 @@ impl World {
         };
         let call = self.clients.next_call();
         self.clients.attempts.insert(call, attempt);
-        self.plan(ATTEMPT_US, Event::Client(ClientEvent::TimeOut(call)));
+        // A write's outcome is unknown then.
+        self.plan(self.profile.patience_us, Event::Client(ClientEvent::TimeOut(call)));
         if !self.clients.rng.chance(self.network.loss_permille, 2_000) {
             let after = self.network.delay_us();
             self.plan(after, Event::Client(ClientEvent::Arrive(call)));

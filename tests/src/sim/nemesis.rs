@@ -9,6 +9,7 @@ use flotilla_raftstore::{AdminCommand, PeerChange, PeerStatus};
 use flotilla_region::{Peer, PeerRole, RegionId, Space, StoreId};
 
 use super::clients::key_bytes;
+use super::operator::Swap;
 use super::profile::Fault;
 use super::world::{Event, World};
 
@@ -280,7 +281,7 @@ impl World {
         self.network.cut(b, a);
         self.trace.note(now, &[29, a.0, b.0], || format!("stores {a} and {b} do not hear each other"));
         self.stats.cuts += 1;
-        let after = 500_000 + self.nemesis.rng.below(6_000_000);
+        let after = 1_000_000 + self.nemesis.rng.below(5_000_000);
         self.plan(after, Event::Mend);
     }
 
@@ -386,7 +387,14 @@ impl World {
                     self.stall_apply(status.peer.store);
                 }
             }
-            Fault::Move if self.nemesis.rng.chance(1, 3) => self.evict_unheard(&status),
+            Fault::Move if self.nemesis.rng.chance(1, 3) => {
+                let voters = status.region.peers.iter().filter(|peer| peer.role == PeerRole::Voter);
+                let others: Vec<Peer> = voters.filter(|peer| peer.id != status.peer.id).copied().collect();
+                if others.len() >= 2 {
+                    let gone = *self.nemesis.rng.pick(&others);
+                    self.begin_swap(&status, gone);
+                }
+            }
             Fault::Move => self.move_replica(&status),
             Fault::Merge => self.merge(&status, &led),
             _ => {
@@ -468,18 +476,26 @@ impl World {
         self.administer(status, AdminCommand::ChangePeers(changes));
     }
 
-    /// A voter leaves for good, and a member that does not hear of it goes on asking it for its vote (traps T20, T30).
-    fn evict_unheard(&mut self, status: &PeerStatus) {
-        let region = &status.region;
-        let others: Vec<Peer> = region.peers.iter().filter(|p| p.id != status.peer.id).copied().collect();
-        if self.profile.may_lose() || others.len() < 2 || others.iter().any(|p| p.role != PeerRole::Voter) {
+    /// A voter leaves for good, and a member that does not hear of it goes on asking it for its vote (traps T20, T30):
+    /// nothing but its tombstone keeps it away, once that is durable.
+    pub(super) fn swap_unheard(&mut self, swap: &Swap) {
+        let Some(status) = self.operator.leader_of(swap.region).cloned() else { return };
+        let others = status.region.peers.iter().filter(|peer| peer.role == PeerRole::Voter);
+        let unaware: Vec<StoreId> = others
+            .filter(|peer| peer.id != status.peer.id && peer.id != swap.gone.id)
+            .map(|peer| peer.store)
+            .collect();
+        if unaware.is_empty() || status.peer.id == swap.gone.id {
             return;
         }
-        let gone = *self.nemesis.rng.pick(&others);
-        let unaware: Vec<Peer> = others.into_iter().filter(|peer| peer.id != gone.id).collect();
-        let unaware = self.nemesis.rng.pick(&unaware).store;
+        let unaware = *self.nemesis.rng.pick(&unaware);
         self.estrange(status.peer.store, unaware);
-        self.evict(status, gone);
+        let comes = PeerChange::AddVoter(Peer { role: PeerRole::Voter, ..swap.learner });
+        let goes = PeerChange::AddLearner(Peer { role: PeerRole::Learner, ..swap.gone });
+        self.administer(&status, AdminCommand::ChangePeers(vec![comes, goes]));
+        for after in [1_000_000, 2_000_000, 3_000_000] {
+            self.plan(after, Event::Checkpoint(swap.gone.store));
+        }
     }
 }
 

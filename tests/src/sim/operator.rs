@@ -2,7 +2,6 @@
 //! draws. Placement itself is the stores' own.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use flotilla_engine::Prng;
 use flotilla_placement::StoreState;
@@ -15,6 +14,17 @@ use super::world::{Event, World};
 /// Pause between looks.
 const LOOK_US: u64 = 150_000;
 
+/// A learner that is to take the place of a voter.
+#[derive(Clone, Copy, Debug)]
+pub struct Swap {
+    /// Where.
+    pub region: RegionId,
+    /// Who comes.
+    pub learner: Peer,
+    /// Who goes.
+    pub gone: Peer,
+}
+
 /// What the operator knows and has under way.
 pub struct Operator {
     pub(super) rng: Prng,
@@ -26,8 +36,8 @@ pub struct Operator {
     seen_us: BTreeMap<(StoreId, RegionId), u64>,
     /// Commands under way, with their regions.
     underway: BTreeMap<CallId, RegionId>,
-    /// Peers that are to be removed once a command under way has demoted them.
-    leaving: BTreeMap<CallId, PeerId>,
+    /// What follows once a command under way has added a learner.
+    swaps: BTreeMap<CallId, Swap>,
     /// Stores that are to be in a certain state.
     pub wanted: BTreeMap<StoreId, StoreState>,
 }
@@ -41,7 +51,7 @@ impl Operator {
             peers: BTreeMap::new(),
             seen_us: BTreeMap::new(),
             underway: BTreeMap::new(),
-            leaving: BTreeMap::new(),
+            swaps: BTreeMap::new(),
             wanted: BTreeMap::new(),
         }
     }
@@ -144,25 +154,12 @@ impl World {
         Some(PeerChange::AddLearner(Peer { id: PeerId(id[0]), store, role: PeerRole::Learner }))
     }
 
-    /// Demotes a voter, and removes it once that is done.
-    pub(super) fn evict(&mut self, status: &PeerStatus, voter: Peer) {
-        let learner = Peer { role: PeerRole::Learner, ..voter };
-        let demote = AdminCommand::ChangePeers(vec![PeerChange::AddLearner(learner)]);
-        if let Some(call) = self.administer(status, demote) {
-            self.operator.leaving.insert(call, voter.id);
-        }
-    }
-
-    /// A demoted voter is removed, before placement thinks of another use for it.
-    fn remove_demoted(&mut self, peer: PeerId, regions: &[Region]) {
-        let Some(region) = regions.iter().find(|region| region.peer(peer).is_some()) else { return };
-        let Some(leader) = self.operator.leader_of(region.id) else { return };
-        let status = PeerStatus { region: Arc::new(region.clone()), ..leader.clone() };
-        self.administer(&status, AdminCommand::ChangePeers(vec![PeerChange::Remove(peer)]));
-        // Nothing but its tombstone keeps the peer away once that is durable.
-        if let Some(home) = region.peer(peer).map(|peer| peer.store) {
-            let after = 50_000 + self.operator.rng.below(1_000_000);
-            self.plan(after, Event::Checkpoint(home));
+    /// Adds a learner, which takes the voter's place later.
+    pub(super) fn begin_swap(&mut self, status: &PeerStatus, gone: Peer) {
+        let Some(change) = self.new_learner(&status.region) else { return };
+        let PeerChange::AddLearner(learner) = change else { return };
+        if let Some(call) = self.administer(status, AdminCommand::ChangePeers(vec![change])) {
+            self.operator.swaps.insert(call, Swap { region: status.region.id, learner, gone });
         }
     }
 
@@ -192,11 +189,12 @@ impl World {
         self.trace.note(now, &[21, region.0, u64::from(result.is_ok())], || {
             format!("operator hears of region {region}: {result:?}")
         });
-        let leaving = self.operator.leaving.remove(&call);
-        if let Ok(regions) = result {
+        let swap = self.operator.swaps.remove(&call);
+        if result.is_ok() {
             self.stats.changes += 1;
-            if let Some(peer) = leaving {
-                self.remove_demoted(peer, &regions);
+            if let Some(swap) = swap {
+                let after = 200_000 + self.operator.rng.below(300_000);
+                self.plan(after, Event::Swap(swap));
             }
         }
     }

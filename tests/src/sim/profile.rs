@@ -133,6 +133,8 @@ pub struct Profile {
     pub expiring: usize,
     /// Largest value in bytes.
     pub value_bytes_max: u64,
+    /// For how long a client waits for an answer.
+    pub patience_us: u64,
     /// Pause of a client between operations, at most.
     pub think_us_max: u64,
     /// How long faults go on.
@@ -180,13 +182,14 @@ impl Profile {
             stores,
             wipe,
             replicas: replicas.min(stores as usize),
-            clients: rng.range(1..7) as usize,
+            clients: if rng.chance(1, 4) { 12 } else { rng.range(1..7) as usize },
             replica_read_percent: *rng.pick(&[0, 10, 40]),
             stray_percent: *rng.pick(&[0, 5, 30]),
             forget_percent: *rng.pick(&[0, 5, 30]),
             keys: *rng.pick(&[2, 6, 12, 24, 60]),
             expiring: if clocks_lie { 0 } else { *rng.pick(&[0, 0, 1, 3]) },
             value_bytes_max: *rng.pick(&[16, 100, 600]),
+            patience_us: *rng.pick(&[300_000, 1_000_000, 4_000_000]),
             think_us_max: *rng.pick(&[1_000, 5_000, 30_000, 100_000]),
             chaos_us: rng.range(2_000..7_000) * 1_000,
             nemesis_us_max: *rng.pick(&[100_000, 300_000, 800_000, 2_000_000]),

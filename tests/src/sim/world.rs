@@ -18,7 +18,7 @@ use super::effects::{Answer, Cause, Effect, Effects, Life};
 use super::host::{FOUNDER, Host, address_of, join_request};
 use super::nemesis::Nemesis;
 use super::network::{Delivery, Network, StreamNews};
-use super::operator::Operator;
+use super::operator::{Operator, Swap};
 use super::profile::Profile;
 use super::stats::Stats;
 use super::trace::Trace;
@@ -57,6 +57,8 @@ pub enum Event {
     RepairDisk(StoreId),
     /// A store makes its data durable.
     Checkpoint(StoreId),
+    /// A region gets a voter in the place of another, which some member does not hear of.
+    Swap(Swap),
     /// A damaged disk is taken away.
     Replace(StoreId),
     /// Machines that are not part of the cluster ask to join it.
@@ -224,6 +226,7 @@ impl World {
             Event::Mend => self.network.mend(),
             Event::RepairDisk(store) => self.repair_disk(store),
             Event::Checkpoint(store) => self.checkpoint(store),
+            Event::Swap(swap) => self.swap_unheard(&swap),
             Event::Replace(store) => {
                 if self.nemesis.is_rotten(store) {
                     self.replace(store, "its disk is damaged");
