@@ -13,6 +13,7 @@ use flotilla_raftstore::RegionContext;
 use flotilla_region::{KeyRange, PeerId, PeerRole, Region, RegionId, Space, StoreId, Term, keys};
 
 use super::effects::{Answer, Callback};
+use super::host::Host;
 use super::world::{Event, World};
 use crate::check::tiling::regions_on;
 
@@ -39,31 +40,56 @@ impl World {
 
     // ---- machines ----
 
-    /// Whether the cluster can lose a machine without losing anything else.
-    fn may_lose(&self) -> bool {
-        if self.nemesis.has_rotten() || (self.hosts.len() as u64) < self.profile.stores {
-            return false;
+    /// Whether the cluster can lose a machine without losing anything else: every region with a replica there has three
+    /// voters, and all the others have this membership, durably. (A peer that falls back to an older membership may need
+    /// just the vote that is lost.)
+    fn may_lose(&self, id: StoreId) -> bool {
+        let regions_of = |host: &Host| regions_on(&*host.engine_snapshot());
+        let mut found: BTreeMap<RegionId, Vec<Region>> = BTreeMap::new();
+        for host in self.hosts.values().filter(|host| host.id != id) {
+            let Ok(regions) = regions_of(host) else { return false };
+            regions.into_iter().for_each(|region| found.entry(region.id).or_default().push(region));
         }
-        let mut newest: BTreeMap<RegionId, Region> = BTreeMap::new();
-        for host in self.hosts.values() {
-            let Ok(regions) = regions_on(&*host.engine_snapshot()) else { return false };
-            for region in regions {
-                let known = newest.entry(region.id).or_insert_with(|| region.clone());
-                if known.epoch.is_stale_against(&region.epoch) {
-                    *known = region;
-                }
-            }
+        let of_this = if self.nemesis.is_rotten(id) { Ok(Vec::new()) } else { regions_of(&self.hosts[&id]) };
+        let Ok(of_this) = of_this else { return false };
+        for region in of_this {
+            found.entry(region.id).or_default().push(region);
         }
-        newest.values().all(|region| {
+        let may_lose_of = |replicas: &Vec<Region>| {
+            let region = &replicas[0];
             let voters = region.peers.iter().filter(|peer| peer.role == PeerRole::Voter).count();
-            voters >= VOTERS_MIN && region.peers.iter().all(|peer| self.hosts.contains_key(&peer.store))
-        })
+            let others = region.peers.iter().filter(|peer| peer.store != id).count();
+            let here = replicas.iter().filter(|replica| replica.epoch == region.epoch).count();
+            region.peer_on(id).is_none()
+                || voters >= VOTERS_MIN
+                    && here == replicas.len()
+                    && here >= others
+                    && region.peers.iter().all(|peer| self.hosts.contains_key(&peer.store))
+        };
+        found.values().all(may_lose_of) && self.hosts.values().all(|host| host.engine.flush().is_ok())
     }
 
     /// A machine is lost with its disk, if the cluster can do without.
     pub(super) fn maybe_lose(&mut self, id: StoreId) {
-        if self.may_lose() {
+        if self.is_whole() && self.may_lose(id) {
             self.replace(id, "the machine is lost");
+        }
+    }
+
+    /// Whether no other machine is lost at present.
+    fn is_whole(&self) -> bool {
+        !self.nemesis.has_rotten() && self.hosts.len() as u64 >= self.profile.stores
+    }
+
+    /// A damaged disk is taken away, once the cluster can do without.
+    pub(super) fn replace_rotten(&mut self, id: StoreId) {
+        if !self.nemesis.is_rotten(id) {
+            return;
+        }
+        if self.may_lose(id) {
+            self.replace(id, "its disk is damaged");
+        } else {
+            self.plan(200_000, Event::Replace(id));
         }
     }
 
@@ -82,7 +108,7 @@ impl World {
 
     /// A record on a store's disk can be read no more. Sooner or later somebody takes the disk away.
     pub(super) fn maybe_rot(&mut self, id: StoreId) {
-        if !self.may_lose() {
+        if !self.is_whole() || !self.may_lose(id) {
             return;
         }
         let engine = self.hosts[&id].engine.clone();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use flotilla_engine::{Call, Fault as DiskFault, FaultKind, Faults, Prng};
+use flotilla_engine::{Call, Engine, Fault as DiskFault, FaultKind, Faults, Prng};
 use flotilla_placement::StoreState;
 use flotilla_raftstore::{AdminCommand, PeerChange, PeerStatus};
 use flotilla_region::{Peer, PeerRole, RegionId, Space, StoreId};
@@ -80,11 +80,12 @@ impl World {
         }
         let now = self.now_us();
         self.trace.note(now, &[30], || "faults end".into());
-        for id in self.nemesis.rotten.clone() {
-            self.replace(id, "its disk is damaged");
-        }
         for id in self.hosts.keys().copied().collect::<Vec<_>>() {
             self.repair_disk(id);
+            if self.hosts.get(&id).is_some_and(|host| host.engine.flush().is_err()) {
+                // It takes no writes until it is opened again, and may have none to make that would tell.
+                self.strike_down(id, false);
+            }
             if let Some(host) = self.hosts.get_mut(&id) {
                 host.paused_until_us = host.paused_until_us.min(now);
                 if let Some(running) = &mut host.running {
@@ -485,7 +486,13 @@ impl World {
             .filter(|peer| peer.id != status.peer.id && peer.id != swap.gone.id)
             .map(|peer| peer.store)
             .collect();
-        if unaware.is_empty() || status.peer.id == swap.gone.id {
+        // A learner that has left meanwhile must not come back: its id is used up.
+        let is_there = |peer: &Peer| status.region.peer(peer.id).is_some_and(|now| now.role == peer.role);
+        if unaware.is_empty()
+            || status.peer.id == swap.gone.id
+            || !is_there(&swap.learner)
+            || !is_there(&swap.gone)
+        {
             return;
         }
         let unaware = *self.nemesis.rng.pick(&unaware);

@@ -154,6 +154,9 @@ impl World {
         if (self.hosts.len() as u64) < self.profile.stores {
             return Some("a machine has not joined".into());
         }
+        if self.nemesis.has_rotten() {
+            return Some("a damaged disk is still in use".into());
+        }
         for (id, state) in &self.operator.wanted {
             if self.state_of(*id) != Some(*state) {
                 return Some(format!("store {id} is not {state:?} yet"));

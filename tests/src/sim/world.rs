@@ -227,11 +227,7 @@ impl World {
             Event::RepairDisk(store) => self.repair_disk(store),
             Event::Checkpoint(store) => self.checkpoint(store),
             Event::Swap(swap) => self.swap_unheard(&swap),
-            Event::Replace(store) => {
-                if self.nemesis.is_rotten(store) {
-                    self.replace(store, "its disk is damaged");
-                }
-            }
+            Event::Replace(store) => self.replace_rotten(store),
             Event::Join => self.ask_to_join(),
             Event::Watch => self.look(),
         }
