@@ -169,6 +169,10 @@ pub async fn run(stores: &Stores, cluster: &Arc<Cluster>, data: Data, plan: Plan
 /// Numbers of the first key of a region and of the first one after it.
 fn bounds(data: Data, start: &[u8], end: &[u8]) -> (u64, u64) {
     let number = |key: &[u8]| std::str::from_utf8(key.get(1..)?).ok()?.parse::<u64>().ok();
+    if !start.is_empty() && number(start).is_none() {
+        // The region behind all keys.
+        return (data.keys, data.keys);
+    }
     let (low, high) = (number(start).unwrap_or(0), number(end).unwrap_or(data.keys));
     (low.min(data.keys), high.min(data.keys))
 }
