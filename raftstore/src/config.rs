@@ -53,6 +53,8 @@ pub struct StoreConfig {
     pub split_keys_max: usize,
     /// How often sizes are checked.
     pub split_check_ms: u64,
+    /// Pause between comparisons of the replicas of regions led here, one region at a time; 0 = none are made.
+    pub check_interval_ms: u64,
     /// Snapshots sent at a time.
     pub snapshot_send_max: usize,
     /// Snapshots received at a time.
@@ -99,6 +101,7 @@ impl Default for StoreConfig {
             split_bytes: 96 << 20,
             split_keys_max: 16,
             split_check_ms: 2_000,
+            check_interval_ms: 10_000,
             snapshot_send_max: 4,
             snapshot_receive_max: 4,
             snapshot_chunk_bytes: 1 << 20,

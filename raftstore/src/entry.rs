@@ -25,6 +25,7 @@ const ADMIN_ROLLBACK_MERGE: u8 = 5;
 const ADMIN_VOID_MERGE: u8 = 6;
 /// Position of an administrative command's kind, behind format, kind of entry and epoch.
 const ADMIN_KIND_AT: usize = 18;
+const ADMIN_CHECK: u8 = 16;
 /// Bytes of an entry of commands before the first command.
 pub(crate) const COMMANDS_HEADER_BYTES: usize = 18;
 
@@ -66,6 +67,8 @@ pub(crate) enum AdminCommand {
     RollbackMerge(RegionId, RegionEpoch),
     /// Moves the version, so that nobody expects the region any more.
     VoidMerge,
+    /// Changes nothing: replicas are compared as of here.
+    Check,
 }
 
 /// What makes a region part of another one, with all that the slowest of its peers may lack.
@@ -204,6 +207,7 @@ pub(crate) fn encode_admin(epoch: RegionEpoch, command: &AdminCommand) -> Bytes 
             put_u64(&mut out, expected.version);
         }
         AdminCommand::VoidMerge => out.push(ADMIN_VOID_MERGE),
+        AdminCommand::Check => out.push(ADMIN_CHECK),
     }
     Bytes::from(out)
 }
@@ -232,6 +236,7 @@ fn decode_admin(data: &mut Bytes) -> Option<AdminCommand> {
             RegionEpoch { conf_ver: get_u64(data)?, version: get_u64(data)? },
         ),
         ADMIN_VOID_MERGE => AdminCommand::VoidMerge,
+        ADMIN_CHECK => AdminCommand::Check,
         _ => return None,
     })
 }
@@ -406,6 +411,8 @@ mod tests {
         }];
         let epoch = RegionEpoch { conf_ver: 2, version: 3 };
         let command = AdminCommand::Split(parts);
+        assert_eq!(Payload::decode(encode_admin(epoch, &command)), Some(Payload::Admin { epoch, command }));
+        let command = AdminCommand::Check;
         assert_eq!(Payload::decode(encode_admin(epoch, &command)), Some(Payload::Admin { epoch, command }));
         let peers = vec![Peer { id: PeerId(4), store: StoreId(5), role: PeerRole::DemotingVoter }];
         let change = MembershipChange { epoch, changed: 1, peers };

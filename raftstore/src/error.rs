@@ -1,6 +1,6 @@
 //! What can go wrong, by who has to act: the client (retry elsewhere), the store (stop), one region (quarantine).
 
-use flotilla_region::{KeyRange, Peer, PeerId, Region, RegionId, StoreId};
+use flotilla_region::{Index, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
 
 /// Why a request was not carried out. Everything but `Undetermined` means: surely not applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,4 +108,64 @@ pub enum StoreError {
     /// A stored record cannot be read.
     #[error("stored {0} cannot be read")]
     Damaged(&'static str),
+}
+
+impl StoreError {
+    /// Tells damage that stays within a region from what ends the store.
+    ///
+    /// # Errors
+    /// Everything else: the store cannot go on.
+    pub(crate) fn into_damage(self) -> Result<Damage, Self> {
+        match self {
+            Self::Engine(flotilla_engine::Error::Corruption(text)) => Ok(Damage::Bytes(text)),
+            Self::Damaged(what) => Ok(Damage::Record(what)),
+            other => Err(other),
+        }
+    }
+}
+
+/// Why a region is out of service on one store. The store serves its other regions; placement replaces this one from
+/// its other replicas.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// The engine read bytes that are not what was written.
+    #[error("{0}")]
+    Bytes(String),
+    /// A stored record cannot be read.
+    #[error("stored {0} cannot be read")]
+    Record(&'static str),
+    /// A command that this version does not know, or that is damaged. A newer version may know it, so this is not
+    /// remembered over a restart.
+    #[error("entry {0} cannot be applied: it is damaged or of a newer version")]
+    Command(Index),
+    /// The log does not continue what is applied.
+    #[error("entry {0} does not follow what is applied")]
+    Gap(Index),
+    /// The region's content differs from that of most of its replicas.
+    #[error("content differs from that of the other replicas at index {0}")]
+    Odd(Index),
+}
+
+/// A region that is out of service on a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// The region.
+    pub region: RegionId,
+    /// The peer there; 0 = not known, because its descriptor cannot be read.
+    pub peer: PeerId,
+    /// What is wrong with it, for people.
+    pub why: String,
+}
+
+/// A value, where one that cannot be read is as good as none.
+///
+/// # Errors
+/// The disk failed.
+pub(crate) fn readable<T>(
+    read: Result<Option<T>, flotilla_engine::Error>,
+) -> Result<Option<T>, flotilla_engine::Error> {
+    match read {
+        Err(flotilla_engine::Error::Corruption(_)) => Ok(None),
+        read => read,
+    }
 }

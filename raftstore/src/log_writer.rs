@@ -25,6 +25,9 @@ use crate::transport::Transport;
 const POINT_DELETES_MAX: u64 = 64;
 /// What a task adds to a batch beside its entries, roughly.
 const TASK_BYTES: usize = 64;
+/// A synced batch that nothing follows for so long is sealed by one that says so: rot of it then shows at the next open
+/// instead of looking like a tail that was never synced.
+const SEAL_MS: u64 = 200;
 
 /// The log writer of a store.
 pub(crate) struct LogWriter {
@@ -37,6 +40,8 @@ pub(crate) struct LogWriter {
     /// Number of the batch; part of every batch, so that rot can be told from a torn tail.
     round: u64,
     synced_round: u64,
+    /// When the last batch is to be sealed.
+    seal_at: Option<Time>,
 }
 
 impl LogWriter {
@@ -47,7 +52,7 @@ impl LogWriter {
         round: u64,
     ) -> Self {
         let (batch, value, tasks) = (WriteBatch::new(), Vec::new(), Vec::new());
-        Self { shared, transport, mailbox, batch, value, tasks, round, synced_round: 0 }
+        Self { shared, transport, mailbox, batch, value, tasks, round, synced_round: 0, seal_at: None }
     }
 
     fn collect(&mut self) -> Vec<Box<dyn FnOnce() + Send>> {
@@ -93,6 +98,17 @@ impl LogWriter {
             self.synced_round = self.round;
             Counters::add(&self.shared.counters.log_syncs, 1);
         }
+        Ok(())
+    }
+
+    /// Says on disk that the last batch was synced. Needs no sync of its own: a power cut that loses it may also have
+    /// torn the batch, as far as anybody can tell.
+    fn seal(&mut self) -> Result<(), StoreError> {
+        self.seal_at = None;
+        self.round += 1;
+        self.batch.put(keys::LOG_ROUND, &round_record(self.round, self.synced_round));
+        self.shared.engine.log_write(&self.batch)?;
+        self.batch.clear();
         Ok(())
     }
 
@@ -176,7 +192,7 @@ impl Turn for LogWriter {
         "log-writer".into()
     }
 
-    fn turn(&mut self, _: Time) -> bool {
+    fn turn(&mut self, now: Time) -> bool {
         if self.shared.has_failed() {
             return false;
         }
@@ -188,6 +204,14 @@ impl Turn for LogWriter {
                 return false;
             }
             self.release();
+            self.seal_at = (self.synced_round == self.round).then(|| now.plus_ms(SEAL_MS));
+        }
+        let ends = !barriers.is_empty() && self.seal_at.is_some();
+        if (ends || self.seal_at.is_some_and(|at| now >= at))
+            && let Err(error) = self.seal()
+        {
+            self.shared.fail(&error);
+            return false;
         }
         barriers.into_iter().for_each(|done| done());
         !self.mailbox.is_empty()
@@ -198,7 +222,7 @@ impl Turn for LogWriter {
     }
 
     fn deadline(&self) -> Time {
-        Time(u64::MAX)
+        self.seal_at.unwrap_or(Time(u64::MAX))
     }
 
     fn wait(&mut self, timeout: Duration) {

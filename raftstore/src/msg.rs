@@ -9,8 +9,9 @@ use flotilla_engine::{EngineSnapshot, SstFile};
 use flotilla_raft::{ConfChangeV2, Entry, HardState, Message, SnapshotMeta};
 use flotilla_region::{Index, Peer, PeerId, Region, RegionEpoch, RegionId, StoreId, Term};
 
+use crate::admin::check::{CheckDone, Digest};
 use crate::admin::merge::{MergeState, Prepared, Retire};
-use crate::error::RequestError;
+use crate::error::{Damage, RequestError};
 use crate::state::LogId;
 use crate::time::Time;
 use crate::wire::HeartbeatCell;
@@ -179,6 +180,12 @@ pub(crate) enum RaftMsg {
     Abandoned { source: RegionId, target: RegionId, version: u64 },
     /// The region is part of another one by now, on disk too.
     Merged { region: RegionId, peer: PeerId },
+    /// Compare the region's replicas, if it is led here.
+    Check { region: RegionId, done: Option<CheckDone> },
+    /// The peer's content at the position of a check, or why it cannot be read.
+    Digest { region: RegionId, incarnation: Incarnation, at: LogId, digest: Result<Digest, String> },
+    /// What the peer has on this disk is damaged (0 = whichever peer is here).
+    Damaged { region: RegionId, peer: PeerId, damage: Damage },
     /// A frame to this store could not be delivered.
     Unreachable(StoreId),
     /// Ask all led regions to be split if they are larger than this; tells what is there.
@@ -329,8 +336,8 @@ pub(crate) struct Applied {
     pub written_bytes: u64,
     pub effects: Vec<Effect>,
     pub responses: Vec<Message>,
-    /// The region cannot go on: it met a command that this version does not know, or damage.
-    pub stopped: bool,
+    /// The region cannot go on.
+    pub stopped: Option<Damage>,
 }
 
 /// What an entry changed besides data.

@@ -139,5 +139,6 @@ pub(crate) fn raft_message(
         is_tombstone: false,
         check_stale: false,
         merge: bytes::Bytes::new(),
+        check: None,
     }
 }

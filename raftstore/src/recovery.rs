@@ -1,35 +1,38 @@
 //! From what is on disk to running regions.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use flotilla_engine::{Engine, WriteBatch};
+use flotilla_engine::{Engine, EngineSnapshot, Error, WriteBatch};
 use flotilla_region::{PeerId, Region, RegionId, StoreId, keys};
 
 use crate::admin::merge::MergeState;
-use crate::error::StoreError;
+use crate::error::{StoreError, readable};
 use crate::log_writer::round_record;
 use crate::peer::log::PeerLog;
+use crate::quarantine::{Bad, decode_note};
 use crate::shared::{Shared, worker_of};
 use crate::state::{LogId, RegionState};
 use crate::worker::RaftWorker;
 
-/// Gives every region that `data` describes to its raft worker. A region whose records contradict each other is left
-/// out, its range stays taken, and the store serves the rest.
+/// Gives every region that `data` describes to its raft worker. A region whose records are damaged or contradict each
+/// other goes into quarantine, and the store serves the rest.
 pub(crate) fn restore_regions(shared: &Arc<Shared>, workers: &mut [RaftWorker]) -> Result<(), StoreError> {
     let now = shared.clock.now();
-    let (regions, removed): (Vec<_>, Vec<_>) = load_regions(&*shared.engine)?
-        .into_iter()
-        .partition(|stored| stored.region.peer_on(shared.origin.store).is_some());
+    let (found, bad) = load_regions(&*shared.engine, shared.origin.store)?;
+    let (regions, removed): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|stored| stored.region.peer_on(shared.origin.store).is_some());
     bury_removed(&*shared.engine, &removed)?;
+    for bad in bad {
+        let number = worker_of(bad.id, workers.len());
+        workers[number].quarantine(bad);
+    }
     for StoredRegion { region, applied, merge } in regions {
-        let number = worker_of(region.id, workers.len());
-        match workers[number].restore(region.clone(), applied, merge, now) {
-            Ok(()) => {}
-            Err(error @ StoreError::Engine(flotilla_engine::Error::Io(_))) => return Err(error),
-            Err(error) => {
-                tracing::error!(region = region.id.0, %error, "region is damaged and stays out of service");
-                shared.ranges.lock().take(region.id, region.space, &region.range);
-            }
+        let worker = &mut workers[worker_of(region.id, shared.links.raft.len())];
+        if let Err(error) = worker.restore(region.clone(), applied, merge, now) {
+            let damage = error.into_damage()?;
+            let peers = region.peer_on(shared.origin.store).map(|me| me.id).into_iter().collect();
+            worker.quarantine(Bad { id: region.id, region: Some(Arc::new(region)), peers, damage });
         }
     }
     Ok(())
@@ -46,6 +49,7 @@ fn bury_removed(engine: &dyn Engine, removed: &[StoredRegion]) -> Result<(), Sto
         batch.delete_range(&start, &end);
         batch.delete(&keys::apply_state(region.id));
         batch.delete(&keys::merge_state(region.id));
+        batch.delete(&keys::quarantine(region.id));
         // The descriptor does not name the removed peer any more; its epoch keeps it away.
         let tombstone = RegionState::Tombstone { peer: PeerId::ZERO, epoch: region.epoch, merged: None };
         batch.put(&keys::region_state(region.id), &tombstone.encode());
@@ -62,43 +66,84 @@ pub(crate) struct StoredRegion {
     pub merge: Option<MergeState>,
 }
 
-/// All regions that live on this disk.
-pub(crate) fn load_regions(engine: &dyn Engine) -> Result<Vec<StoredRegion>, StoreError> {
-    let mut regions = Vec::new();
-    let mut damaged = false;
+/// All regions that live on this disk, with their applied positions, and those that cannot be used.
+///
+/// # Errors
+/// I/O.
+pub(crate) fn load_regions(
+    engine: &dyn Engine,
+    mine: StoreId,
+) -> Result<(Vec<StoredRegion>, Vec<Bad>), StoreError> {
+    let mut ids = BTreeSet::new();
     let (start, end) = keys::region_bounds();
     let view = engine.snapshot();
-    view.scan(&start, &end, &mut |key, value| {
-        if keys::parse_region_state(key).is_some() {
-            match RegionState::decode(bytes::Bytes::copy_from_slice(value)) {
-                Some(RegionState::Normal(region)) => regions.push(region),
-                Some(RegionState::Tombstone { .. }) => {}
-                None => damaged = true,
+    let scanned = view.scan(&start, &end, &mut |key, _| {
+        ids.extend(keys::parse_data_region(key));
+        true
+    });
+    let logged = match scanned {
+        Ok(()) => Vec::new(),
+        Err(Error::Corruption(error)) => {
+            // Behind the damage there may be more; `log` knows of nearly all regions.
+            tracing::error!(%error, "descriptors of regions are damaged");
+            log_peers(engine)?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    ids.extend(logged.iter().map(|(region, _)| *region));
+    let (mut regions, mut bad) = (Vec::new(), Vec::new());
+    for id in ids {
+        match load_region(&*view, id, mine) {
+            Ok(Some(found)) => regions.push(found),
+            Ok(None) => {}
+            Err((region, error)) => {
+                let damage = error.into_damage()?;
+                let me = region.as_ref().and_then(|region| region.peer_on(mine)).map(|me| vec![me.id]);
+                let in_log = || log_peers(engine).unwrap_or_default().into_iter().filter(|(r, _)| *r == id);
+                let peers = me.unwrap_or_else(|| in_log().map(|(_, peer)| peer).collect());
+                bad.push(Bad { id, region: region.map(Arc::new), peers, damage });
             }
         }
-        true
-    })?;
-    if damaged {
-        return Err(StoreError::Damaged("region descriptor"));
     }
-    let with_applied = regions.into_iter().map(|region| {
-        let value = view.get(&keys::apply_state(region.id))?.ok_or(StoreError::Damaged("apply state"))?;
-        let applied = LogId::decode(value).ok_or(StoreError::Damaged("apply state"))?;
-        let merge = view.get(&keys::merge_state(region.id))?;
-        let merge = merge.map(|value| MergeState::decode(value).ok_or(StoreError::Damaged("merge state")));
-        Ok(StoredRegion { region, applied, merge: merge.transpose()? })
-    });
-    with_applied.collect()
+    Ok((regions, bad))
+}
+
+/// What `data` says of one region, if it lives here; what can be read of it even if not all can.
+#[allow(clippy::result_large_err, reason = "once a region at a start")]
+fn load_region(
+    view: &dyn EngineSnapshot,
+    id: RegionId,
+    mine: StoreId,
+) -> Result<Option<StoredRegion>, (Option<Region>, StoreError)> {
+    let Some(value) = view.get(&keys::region_state(id)).map_err(|error| (None, error.into()))? else {
+        return Ok(None);
+    };
+    let region = match RegionState::decode(value) {
+        Some(RegionState::Normal(region)) if region.id == id => region,
+        Some(RegionState::Tombstone { .. }) => return Ok(None),
+        _ => return Err((None, StoreError::Damaged("region descriptor"))),
+    };
+    let known = |error: StoreError| (Some(region.clone()), error);
+    let applied = view.get(&keys::apply_state(id)).map_err(|error| known(error.into()))?;
+    let applied = applied.and_then(LogId::decode).ok_or_else(|| known(StoreError::Damaged("apply state")))?;
+    let merge = view.get(&keys::merge_state(id)).map_err(|error| known(error.into()))?;
+    let merge = merge.map(|value| MergeState::decode(value).ok_or(StoreError::Damaged("merge state")));
+    let merge = merge.transpose().map_err(known)?;
+    let note = view.get(&keys::quarantine(id)).map_err(|error| known(error.into()))?;
+    match (note.and_then(decode_note), region.peer_on(mine)) {
+        // The engine's word for it, so that it is taken for what it is.
+        (Some((peer, why)), Some(me)) if me.id == peer => Err(known(Error::Corruption(why).into())),
+        _ => Ok(Some(StoredRegion { region, applied, merge })),
+    }
 }
 
 /// Deletes logs of peers that are known to be removed (their deletion waited for the tombstone to be durable, rule
 /// W4). Returns the last round that `log` knows.
 pub(crate) fn clean_log(engine: &dyn Engine, mine: StoreId) -> Result<u64, StoreError> {
     let mut batch = WriteBatch::new();
-    let (mut start, end) = keys::log_bounds();
-    while let Some((region, peer)) = first_peer(engine, &start, &end)? {
+    for (region, peer) in log_peers(engine)? {
         let (peer_start, peer_end) = keys::log_peer_bounds(region, peer);
-        let state = engine.get(&keys::region_state(region))?.and_then(RegionState::decode);
+        let state = readable(engine.get(&keys::region_state(region)))?.and_then(RegionState::decode);
         // Of peers that are not the last known one, those that ever had a log were removed before it came: a later
         // one gets a log only with a snapshot, which makes its descriptor durable first. One that has only voted may
         // be younger, and its vote must hold.
@@ -112,7 +157,6 @@ pub(crate) fn clean_log(engine: &dyn Engine, mine: StoreId) -> Result<u64, Store
         if removed {
             batch.delete_range(&peer_start, &peer_end);
         }
-        start = peer_end.to_vec();
     }
     let stored = engine.log_get(keys::LOG_ROUND)?;
     let round = match stored.as_deref().and_then(|v| v.get(..8)).and_then(|v| v.try_into().ok()) {
@@ -130,15 +174,38 @@ pub(crate) fn clean_log(engine: &dyn Engine, mine: StoreId) -> Result<u64, Store
 
 /// Whether `log` holds more of a peer than a hard state.
 fn has_log(engine: &dyn Engine, region: RegionId, peer: PeerId) -> Result<bool, StoreError> {
-    let has_base = engine.log_get(&keys::log_base(region, peer))?.is_some();
-    Ok(has_base || PeerLog::has_entries(engine, region, peer)?)
+    let looked = engine
+        .log_get(&keys::log_base(region, peer))
+        .map_err(StoreError::from)
+        .and_then(|base| Ok(base.is_some() || PeerLog::has_entries(engine, region, peer)?));
+    match looked {
+        // Nothing is deleted that cannot be read.
+        Err(StoreError::Engine(Error::Corruption(_))) => Ok(false),
+        looked => looked,
+    }
 }
 
-fn first_peer(
-    engine: &dyn Engine,
-    start: &[u8],
-    end: &[u8],
-) -> Result<Option<(RegionId, PeerId)>, StoreError> {
+/// All peers that `log` knows of, as far as it can be read.
+pub(crate) fn log_peers(engine: &dyn Engine) -> Result<Vec<(RegionId, PeerId)>, Error> {
+    let (mut start, end) = keys::log_bounds();
+    let mut peers = Vec::new();
+    loop {
+        match first_peer(engine, &start, &end) {
+            Ok(Some((region, peer))) => {
+                start = keys::log_peer_bounds(region, peer).1.to_vec();
+                peers.push((region, peer));
+            }
+            Ok(None) => return Ok(peers),
+            Err(Error::Corruption(error)) => {
+                tracing::error!(%error, "the log is damaged");
+                return Ok(peers);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn first_peer(engine: &dyn Engine, start: &[u8], end: &[u8]) -> Result<Option<(RegionId, PeerId)>, Error> {
     let mut found = None;
     engine.log_scan(start, end, &mut |key, _| {
         found = match keys::parse_log_key(key) {

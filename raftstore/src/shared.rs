@@ -11,8 +11,9 @@ use flotilla_placement::IdPool;
 use flotilla_region::{KeyRange, PeerId, RegionId, Space};
 use parking_lot::Mutex;
 
+use crate::background::BackgroundMsg;
 use crate::config::StoreConfig;
-use crate::error::StoreError;
+use crate::error::{Quarantined, StoreError};
 use crate::local_reader::Delegates;
 use crate::machine::StateMachine;
 use crate::mailbox::Address;
@@ -34,6 +35,7 @@ pub(crate) struct Links {
     pub log: Address<LogMsg>,
     pub snapshot: Address<SnapshotMsg>,
     pub placement: Address<PlacementMsg>,
+    pub background: Address<BackgroundMsg>,
 }
 
 impl Links {
@@ -72,6 +74,8 @@ pub(crate) struct Shared {
     pub pending_bytes: Arc<AtomicU64>,
     /// Applied positions that changed since the last checkpoint, published after the write returned.
     pub dirty: Mutex<BTreeMap<(RegionId, PeerId), LogId>>,
+    /// Regions that are out of service here, as reports tell.
+    pub quarantine: Mutex<BTreeMap<RegionId, Vec<Quarantined>>>,
     pub counters: Counters,
     fatal: FatalHook,
     failed: AtomicBool,
@@ -102,6 +106,7 @@ impl Shared {
             ids: Mutex::default(),
             pending_bytes: Arc::default(),
             dirty: Mutex::default(),
+            quarantine: Mutex::default(),
             counters: Counters::default(),
             fatal,
             failed: AtomicBool::new(false),
@@ -163,6 +168,12 @@ pub struct Counters {
     pub snapshots_installed: AtomicU64,
     /// Checkpoints completed.
     pub checkpoints: AtomicU64,
+    /// Comparisons of replicas completed by leaders here.
+    pub consistency_checks: AtomicU64,
+    /// Comparisons that found replicas to differ.
+    pub inconsistencies: AtomicU64,
+    /// Regions taken out of service here because they were damaged.
+    pub regions_quarantined: AtomicU64,
 }
 
 impl Counters {
@@ -190,6 +201,9 @@ impl Counters {
             ("merges", get(&self.merges)),
             ("snapshots_installed", get(&self.snapshots_installed)),
             ("checkpoints", get(&self.checkpoints)),
+            ("consistency_checks", get(&self.consistency_checks)),
+            ("inconsistencies", get(&self.inconsistencies)),
+            ("regions_quarantined", get(&self.regions_quarantined)),
         ]
     }
 }

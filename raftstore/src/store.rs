@@ -7,7 +7,7 @@ use crate::wire::pb;
 use bytes::Bytes;
 use flotilla_engine::{Engine, WriteBatch};
 use flotilla_placement::meta::{self, FactWrite};
-use flotilla_placement::{StoreRecord, StoreStats};
+use flotilla_placement::{StoreRecord, StoreState, StoreStats};
 use flotilla_region::{
     ClusterId, KeyRange, Peer as PeerInfo, PeerId, PeerRole, Region, RegionEpoch, RegionId, Space, StoreId,
     keys, sentinel_start,
@@ -15,21 +15,22 @@ use flotilla_region::{
 
 use parking_lot::RwLock;
 
+use crate::admin::check::CheckDone;
 use crate::admin::split::INIT_LOG;
 use crate::apply::ApplyWorker;
 use crate::background::{Background, BackgroundMsg};
 use crate::config::{FORMAT, FORMAT_READ_MIN, StoreConfig, WIRE_VERSION};
-use crate::error::{RequestError, StoreError};
+use crate::error::{Damage, Quarantined, RequestError, StoreError};
 use crate::local_reader::LocalRead;
 use crate::log_writer::LogWriter;
 use crate::machine::StateMachine;
-use crate::mailbox::{Address, Mailbox, Turn};
+use crate::mailbox::{Mailbox, Turn};
 use crate::msg::{
     AdminCommand, AdminDone, AdminRequest, ApplyMsg, LogMsg, PeerStatus, Quota, RaftMsg, ReadDone,
     ReadRequest, RegionContext, WriteDone, WriteRequest,
 };
 use crate::outbox::{FrameOrigin, Outbox};
-use crate::placement::{Directory, JoinDone, Placement, PlacementMsg};
+use crate::placement::{Directory, JoinDone, Placement, PlacementMsg, StoreStateDone};
 use crate::recovery;
 use crate::shared::{Counters, FatalHook, Links, Shared, worker_of};
 use crate::snapshot::{SnapshotMsg, SnapshotWorker};
@@ -60,7 +61,6 @@ pub struct Seams {
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
-    background: Address<BackgroundMsg>,
     directory: Arc<RwLock<Directory>>,
 }
 
@@ -152,12 +152,11 @@ impl Store {
         let meta = Arc::new(crate::placement::MetaMachine);
         let links = boxes.links.clone();
         let shared = Arc::new(Shared::new(config, origin, engine, clock, machine, meta, links, fatal));
-        let background = boxes.background.0.clone();
         let mut directory = Directory::default();
         directory.load_book(&*shared.engine)?;
         let directory = Arc::new(RwLock::new(directory));
         let workers = build_workers(&shared, &transport, boxes, &directory)?;
-        Ok((Self { shared, background, directory }, workers))
+        Ok((Self { shared, directory }, workers))
     }
 
     /// Cluster and store.
@@ -191,6 +190,18 @@ impl Store {
             request_bytes: self.shared.pending_bytes.load(Ordering::Relaxed),
             reserved_ranges: self.shared.ranges.lock().reserved(),
         }
+    }
+
+    /// Regions that are out of service on this store because what it has of them is damaged.
+    pub fn quarantined(&self) -> Vec<Quarantined> {
+        self.shared.quarantine.lock().values().flatten().cloned().collect()
+    }
+
+    /// A reader met bytes of `region` that are not what was written: the region goes out of service here.
+    pub fn report_damage(&self, region: &Region, why: &str) {
+        let peer = region.peer_on(self.shared.origin.store).map(|peer| peer.id).unwrap_or_default();
+        let damage = Damage::Bytes(why.to_owned());
+        self.shared.links.raft_of(region.id).send(RaftMsg::Damaged { region: region.id, peer, damage });
     }
 
     /// Whether the store has met a fatal error.
@@ -309,6 +320,11 @@ impl Store {
         self.shared.links.raft_of(region).send(RaftMsg::Admin(request));
     }
 
+    /// Compares the replicas of a region. Only its leader can.
+    pub fn check(&self, region: RegionId, done: CheckDone) {
+        self.shared.links.raft_of(region).send(RaftMsg::Check { region, done: Some(done) });
+    }
+
     /// Takes region or peer ids from the window that this store holds; `None` until the placement leader refills it.
     pub fn take_ids(&self, n: usize) -> Option<Vec<u64>> {
         let ids = self.shared.ids.lock().take_many(n);
@@ -337,7 +353,7 @@ impl Store {
 
     /// Makes applied data durable and drops what the log no longer needs; `done` is called afterwards.
     pub fn checkpoint(&self, done: Box<dyn FnOnce() + Send>) {
-        self.background.send(BackgroundMsg::Checkpoint(done));
+        self.shared.links.background.send(BackgroundMsg::Checkpoint(done));
     }
 
     /// Calls `done` when everything that the log writer was given before is durable.
@@ -358,6 +374,11 @@ impl Store {
         self.shared.links.placement.send(PlacementMsg::Join(request, done));
     }
 
+    /// Asks for a store to be drained (`Offline`), or to stay after all (`Up`). Only the placement leader can.
+    pub fn set_store_state(&self, store: StoreId, state: StoreState, done: StoreStateDone) {
+        self.shared.links.placement.send(PlacementMsg::SetStoreState(store, state, done));
+    }
+
     /// Tells placement how full this store is.
     pub fn set_load(&self, load: StoreStats) {
         self.shared.links.placement.send(PlacementMsg::Load(load));
@@ -371,7 +392,7 @@ struct Mailboxes {
     log: Mailbox<LogMsg>,
     snapshot: Mailbox<SnapshotMsg>,
     placement: Mailbox<PlacementMsg>,
-    background: (Address<BackgroundMsg>, Mailbox<BackgroundMsg>),
+    background: Mailbox<BackgroundMsg>,
 }
 
 impl Mailboxes {
@@ -381,14 +402,16 @@ impl Mailboxes {
         let (log_link, log) = Mailbox::new();
         let (snapshot_link, snapshot) = Mailbox::new();
         let (placement_link, placement) = Mailbox::new();
+        let (background_link, background) = Mailbox::new();
         let links = Links {
             raft: raft_links,
             apply: apply_links,
             log: log_link,
             snapshot: snapshot_link,
             placement: placement_link,
+            background: background_link,
         };
-        Self { links, raft, apply, log, snapshot, placement, background: Mailbox::new() }
+        Self { links, raft, apply, log, snapshot, placement, background }
     }
 }
 
@@ -417,7 +440,7 @@ fn build_workers(
         turns.push(Box::new(ApplyWorker::new(number, shared.clone(), mailbox)));
     }
     turns.push(Box::new(SnapshotWorker::new(shared.clone(), transport.clone(), boxes.snapshot)));
-    turns.push(Box::new(Background::new(shared.clone(), boxes.background.0, boxes.background.1)));
+    turns.push(Box::new(Background::new(shared.clone(), boxes.background)));
     let placement = Placement::new(shared.clone(), transport.clone(), boxes.placement, directory.clone());
     turns.push(Box::new(placement));
     Ok(Workers { turns })

@@ -13,13 +13,14 @@ use flotilla_region::{
 
 use crate::admin::merge::MergeState;
 use crate::admin::split::INIT_LOG;
-use crate::error::{RequestError, StoreError};
+use crate::error::{Damage, RequestError, StoreError};
 use crate::mailbox::{Mailbox, Turn};
 use crate::msg::{ApplyMsg, CreatePeer, Incarnation, LogMsg, LogTask, RaftMsg, ReceivedSnapshot};
 use crate::outbox::{Outbox, raft_message};
 use crate::peer::log::PeerLog;
 use crate::peer::{NewPeer, Peer, Phase};
 use crate::placement::PlacementMsg;
+use crate::quarantine::{Bad, Quarantine};
 use crate::shared::Shared;
 use crate::state::{LogId, RegionState};
 use crate::time::Time;
@@ -27,6 +28,8 @@ use crate::wire::{self, HeartbeatCell};
 
 /// Ticks between looks at what only changes slowly: reports to placement, stale peers.
 const SLOW_TICKS: u64 = 10;
+/// Ticks between questions whether damaged peers are still members; a multiple of the above.
+const QUARANTINE_TICKS: u64 = 50;
 
 /// What a worker lends to its peers.
 pub(crate) struct Env {
@@ -69,6 +72,8 @@ pub(crate) struct RaftWorker {
     peers: BTreeMap<RegionId, Box<Peer>>,
     /// Peers to look at before the turn ends.
     touched: Vec<RegionId>,
+    /// Regions that are out of service.
+    quarantine: Quarantine,
     /// Removed peers whose log goes once their tombstone is durable (rule W4).
     dead: BTreeSet<(RegionId, PeerId)>,
     next_tick: Time,
@@ -83,6 +88,7 @@ impl RaftWorker {
             mailbox,
             peers: BTreeMap::new(),
             touched: Vec::new(),
+            quarantine: Quarantine::default(),
             dead: BTreeSet::new(),
             next_tick: Time::default(),
             ticks: 0,
@@ -124,6 +130,11 @@ impl RaftWorker {
         Ok(())
     }
 
+    /// Takes a region out of service that was found damaged.
+    pub(crate) fn quarantine(&mut self, bad: Bad) {
+        self.quarantine.add(bad, &mut self.env);
+    }
+
     fn handle(&mut self, message: RaftMsg) {
         match message {
             RaftMsg::Network(messages) => messages.into_iter().for_each(|m| self.on_network(m)),
@@ -154,11 +165,10 @@ impl RaftWorker {
                     peer.on_persisted(responses);
                 }
             }
-            RaftMsg::Applied(applied) => {
-                if let Some((peer, env)) = self.touch_life(applied.region, applied.incarnation) {
-                    peer.on_applied(applied, env);
-                }
-            }
+            RaftMsg::Applied(applied) => match self.touch_life(applied.region, applied.incarnation) {
+                Some((peer, env)) => peer.on_applied(applied, env),
+                None => self.quarantine.on_applied(applied, &mut self.env),
+            },
             RaftMsg::SnapshotInstalled { region, incarnation, descriptor, applied, swallowed } => {
                 if let Some((peer, env)) = self.touch_life(region, incarnation) {
                     peer.on_snapshot_installed(descriptor, applied, &swallowed, env);
@@ -180,19 +190,36 @@ impl RaftWorker {
                 list.into_iter().for_each(|(region, peer, at)| self.on_durable(region, peer, at))
             }
             RaftMsg::Create(create) => {
+                let region = create.region.clone();
+                let me = region.peer_on(self.env.shared.origin.store).map(|p| p.id).unwrap_or_default();
                 if let Err(error) = self.on_create(*create) {
-                    self.env.shared.fail(&error);
+                    self.on_damaged_record(region.id, Some(region), me, error);
                 }
             }
             RaftMsg::Destroyed { region, incarnation } => self.on_destroyed(region, incarnation),
             RaftMsg::Unreachable(store) => self.on_unreachable(store),
-            RaftMsg::Inspect(tell) => tell(self.peers.values().map(|peer| peer.status()).collect()),
-            RaftMsg::ShedLeaders => self.shed_leaders(),
-            RaftMsg::Retire(retire) => {
-                if let Some((peer, env)) = self.touch(retire.source) {
-                    peer.on_retire(*retire, env);
+            RaftMsg::Check { region, done } => match self.touch(region) {
+                Some((peer, env)) => peer.begin_check(done, env),
+                None => done.into_iter().for_each(|done| done(Err(RequestError::RegionNotFound(region)))),
+            },
+            RaftMsg::Digest { region, incarnation, at, digest } => {
+                if let Some((peer, env)) = self.touch_life(region, incarnation) {
+                    peer.on_digest(at, digest, env);
                 }
             }
+            RaftMsg::Damaged { region, peer: damaged, damage } => {
+                if let Some((peer, _)) = self.touch(region)
+                    && (damaged.is_zero() || damaged == peer.info().id)
+                {
+                    peer.condemn(damage);
+                }
+            }
+            RaftMsg::Inspect(tell) => tell(self.peers.values().map(|peer| peer.status()).collect()),
+            RaftMsg::ShedLeaders => self.shed_leaders(),
+            RaftMsg::Retire(retire) => match self.touch(retire.source) {
+                Some((peer, env)) => peer.on_retire(*retire, env),
+                None => self.quarantine.on_retire(&retire, &mut self.env),
+            },
             RaftMsg::Quiet { region, incarnation } => {
                 if let Some((peer, env)) = self.touch_life(region, incarnation) {
                     peer.on_quiet(env);
@@ -256,12 +283,21 @@ impl RaftWorker {
         if raft.is_tombstone {
             return self.on_tombstone(region, to, epoch);
         }
+        if let Some(check) = &raft.check {
+            if let Some((peer, env)) = self.touch(region).filter(|(peer, _)| peer.info().id == to.id) {
+                peer.on_check_message(from.id, check, env);
+            }
+            return;
+        }
         match self.peers.get(&region).map(|p| (p.info().id, p.region.epoch.conf_ver)) {
             Some((here, _)) if here == to.id => self.deliver(region, from, epoch, raft),
             // The peer here was removed and another one added in its place. Ids come from windows of many stores, so
             // that their order says nothing; the membership's version does.
             Some((_, conf_ver)) if conf_ver < epoch.conf_ver => self.close(region),
             Some(_) => {}
+            None if self.quarantine.has(region) => {
+                self.quarantine.on_message(region, to, epoch, &mut self.env);
+            }
             None if self.answer_for_merged(region, from, to) => {}
             None => self.maybe_create(region, from, to, epoch, raft),
         }
@@ -314,6 +350,16 @@ impl RaftWorker {
         match self.create_uninitialised(region, space, epoch, to) {
             Ok(true) => self.deliver(region, from, epoch, raft),
             Ok(false) => {}
+            Err(error) => self.on_damaged_record(region, None, to.id, error),
+        }
+    }
+
+    /// A record of a region without a living peer cannot be read.
+    fn on_damaged_record(&mut self, id: RegionId, region: Option<Region>, peer: PeerId, error: StoreError) {
+        match error.into_damage() {
+            Ok(damage) => {
+                self.quarantine(Bad { id, region: region.map(Arc::new), peers: vec![peer], damage });
+            }
             Err(error) => self.env.shared.fail(&error),
         }
     }
@@ -404,7 +450,9 @@ impl RaftWorker {
 
     /// The group says that the peer here was removed.
     fn on_tombstone(&mut self, region: RegionId, me: PeerInfo, epoch: RegionEpoch) {
-        let Some(peer) = self.peers.get(&region) else { return };
+        let Some(peer) = self.peers.get(&region) else {
+            return self.quarantine.on_tombstone(region, me, epoch, &mut self.env);
+        };
         let listed = peer.phase != Phase::Uninitialised && epoch.conf_ver <= peer.region.epoch.conf_ver;
         if peer.info().id == me.id && !listed {
             self.close(region);
@@ -430,6 +478,9 @@ impl RaftWorker {
     /// A split made this region. A peer that a faster sibling's message created before keeps its vote (traps T1, T2).
     fn on_create(&mut self, create: CreatePeer) -> Result<(), StoreError> {
         let CreatePeer { region, campaign } = create;
+        if self.quarantine.has(region.id) {
+            return Ok(());
+        }
         let Some(me) = region.peer_on(self.env.shared.origin.store).copied() else { return Ok(()) };
         self.dead.remove(&(region.id, me.id));
         let early = self.peers.remove(&region.id);
@@ -461,6 +512,11 @@ impl RaftWorker {
             ranges.forget(region);
             ranges.unreserve(region);
         }
+        let buried = self.quarantine.on_destroyed(region, incarnation, &self.env);
+        if !buried.is_empty() {
+            self.env.shared.ranges.lock().forget(region);
+            self.dead.extend(buried.into_iter().map(|peer| (region, peer)));
+        }
     }
 
     /// The region became part of another one on this store's disk.
@@ -472,6 +528,7 @@ impl RaftWorker {
             self.env.shared.links.apply_of(region).send(forget);
             self.env.shared.links.placement.send(PlacementMsg::NotLed(region));
         }
+        self.quarantine.on_merged(region, &self.env);
         self.env.shared.ranges.lock().forget(region);
         self.dead.insert((region, peer_id));
         // The tombstone is written; the next flush makes it durable, and then the log goes (rule W4).
@@ -531,6 +588,10 @@ impl RaftWorker {
             for peer in self.peers.values_mut() {
                 peer.log_commit(&mut self.env);
                 peer.report_in_full(&mut self.env);
+                peer.tick_check(&mut self.env);
+            }
+            if self.ticks.is_multiple_of(QUARANTINE_TICKS) {
+                self.quarantine.ask_others(&mut self.env);
             }
             self.bury_merged();
         }
@@ -539,8 +600,10 @@ impl RaftWorker {
     /// Merged regions that missed it end when nothing here will ask for them again.
     fn bury_merged(&mut self) {
         for peer in self.peers.values_mut() {
-            if let Err(error) = peer.maybe_bury(&mut self.env) {
-                return self.env.shared.fail(&error.into());
+            match peer.maybe_bury(&mut self.env) {
+                // Its target's record is damaged: that one's quarantine decides.
+                Ok(()) | Err(flotilla_engine::Error::Corruption(_)) => {}
+                Err(error) => return self.env.shared.fail(&error.into()),
             }
         }
     }
@@ -563,11 +626,25 @@ impl RaftWorker {
     }
 
     fn drive_touched(&mut self) {
-        for id in self.touched.drain(..) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for id in touched.drain(..) {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.drive(&mut self.env);
+                peer.look_for_damage();
+                if peer.phase == Phase::Stopped {
+                    self.end_in_quarantine(id);
+                }
             }
         }
+        self.touched = touched;
+    }
+
+    fn end_in_quarantine(&mut self, id: RegionId) {
+        let Some(mut peer) = self.peers.remove(&id) else { return };
+        peer.end_in_quarantine(&mut self.env);
+        let damage = peer.damage.take().unwrap_or(Damage::Record("state"));
+        let peers = vec![peer.info().id];
+        self.quarantine(Bad { id, region: Some(peer.region.clone()), peers, damage });
     }
 }
 

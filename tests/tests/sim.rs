@@ -1,5 +1,8 @@
 //! Short seeds of the simulator. A failing seed prints the command that replays it.
 
+#[path = "sim/damage.rs"]
+mod damage;
+
 use flotilla_tests::sim::profile::Fault;
 use flotilla_tests::sim::run::{Options, run_seed};
 use flotilla_tests::sim::stats::Stats;

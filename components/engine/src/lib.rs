@@ -16,7 +16,7 @@ mod wal;
 pub use batch::{Op, WriteBatch};
 pub use mem::{Call, CrashPlan, CrashReport, Fault, FaultKind, Faults, MemEngine};
 pub use prng::Prng;
-pub use rocks::{RocksConfig, RocksEngine, power_cut_copy};
+pub use rocks::{RocksConfig, RocksEngine, WalHealth, power_cut_copy};
 pub use wal::Round;
 
 use std::sync::Arc;

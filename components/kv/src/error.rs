@@ -16,3 +16,10 @@ pub enum Error {
         bytes_max: usize,
     },
 }
+
+impl Error {
+    /// Whether what is stored is not what was written: the region has to be replaced on this store.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Malformed | Self::Engine(flotilla_engine::Error::Corruption(_)))
+    }
+}

@@ -43,6 +43,8 @@ pub struct PlacementConfig {
     pub balance_leaders: bool,
     /// Whether replicas are balanced.
     pub balance_regions: bool,
+    /// Whether a drained store that holds nothing any more is removed for good.
+    pub remove_drained: bool,
     /// Whether small neighbours are merged.
     pub merge_regions: bool,
     /// A region below this size is small; no merge makes one of more than twice that. A third of the size at which
@@ -76,6 +78,7 @@ impl Default for PlacementConfig {
             location_labels: Vec::new(),
             balance_leaders: true,
             balance_regions: true,
+            remove_drained: true,
             merge_regions: true,
             merge_bytes: 32 << 20,
             merge_wait_ms: 10 * 60 * 1000,

@@ -1,9 +1,9 @@
 //! What is known about stores.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use flotilla_region::StoreId;
+use flotilla_region::{PeerId, RegionId, StoreId};
 
 /// Identity of a store's disk, drawn when it was first formatted. A wiped disk has a new one.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,9 +80,16 @@ pub struct StoreInfo {
     pub has_reported: bool,
     /// From its last heartbeat.
     pub stats: StoreStats,
+    /// Replicas that it says are out of service for good; peer 0 stands for whichever peer of the region it has.
+    pub damaged: BTreeSet<(RegionId, PeerId)>,
 }
 
 impl StoreInfo {
+    /// Whether a peer of its is out of service for good.
+    pub fn is_damaged(&self, region: RegionId, peer: PeerId) -> bool {
+        self.damaged.contains(&(region, peer)) || self.damaged.contains(&(region, PeerId::ZERO))
+    }
+
     /// Whether its disk is nearly full.
     pub fn is_low_on_space(&self, low_space_percent: u64) -> bool {
         let capacity = u128::from(self.stats.capacity_bytes);

@@ -1,8 +1,8 @@
 //! What the placement leader knows about the cluster, built from heartbeats since its leadership began.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use flotilla_region::{RegionId, StoreId, Term};
+use flotilla_region::{PeerId, RegionId, StoreId, Term};
 
 use crate::store::StoreLoad;
 use crate::{
@@ -108,6 +108,16 @@ impl ClusterView {
             self.forget_leaders_on(store);
         }
         true
+    }
+
+    /// Takes over which replicas a store says are out of service for good.
+    pub fn damaged(&mut self, store: StoreId, damaged: BTreeSet<(RegionId, PeerId)>) {
+        if let Some(info) = self.stores.get_mut(&store)
+            && info.damaged != damaged
+        {
+            info.damaged = damaged;
+            self.revision += 1;
+        }
     }
 
     /// A store's current incarnation has reported all regions it leads.

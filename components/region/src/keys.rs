@@ -13,6 +13,7 @@
 //! 0x02 | region u64 | 0x01            region state: descriptor or tombstone
 //! 0x02 | region u64 | 0x02            apply state
 //! 0x02 | region u64 | 0x03            merge under way, if there is one
+//! 0x02 | region u64 | 0x04            why the region is out of service on this store, if it is
 //! 0x03 | name                         facts of this store (address book, id windows)
 //! 0x10 | key                          keys of the meta space
 //! 0x20 | key                          keys of the user space
@@ -35,6 +36,7 @@ const DATA_REGION: u8 = 0x02;
 const REGION_STATE: u8 = 0x01;
 const APPLY_STATE: u8 = 0x02;
 const MERGE_STATE: u8 = 0x03;
+const QUARANTINE: u8 = 0x04;
 const STORE_FACT: u8 = 0x03;
 const META_SPACE: u8 = 0x10;
 const USER_SPACE: u8 = 0x20;
@@ -127,6 +129,11 @@ pub fn data_region_end(region: RegionId) -> [u8; 10] {
     data_region(region, 0xFF)
 }
 
+/// `data`: why a region is out of service on this store.
+pub fn quarantine(region: RegionId) -> [u8; 10] {
+    data_region(region, QUARANTINE)
+}
+
 fn data_region(region: RegionId, kind: u8) -> [u8; 10] {
     let mut key = [0; 10];
     key[0] = DATA_REGION;
@@ -138,6 +145,11 @@ fn data_region(region: RegionId, kind: u8) -> [u8; 10] {
 /// `data`: bounds `[start, end)` of all region, apply and merge states.
 pub fn region_bounds() -> (Vec<u8>, Vec<u8>) {
     (vec![DATA_REGION], vec![DATA_REGION + 1])
+}
+
+/// Region of a `data` key within [`region_bounds`].
+pub fn parse_data_region(key: &[u8]) -> Option<RegionId> {
+    (key.len() == 10 && key[0] == DATA_REGION).then(|| read_u64(&key[1..9]).map(RegionId)).flatten()
 }
 
 /// Region of a `data` key made by [`region_state`]; `None` for any other key.

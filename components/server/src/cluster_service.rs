@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
 use crate::node::Node;
+use crate::operations::{self, OperationError};
 use crate::transport;
 
 /// Longest time that a command may take, a new replica's snapshot included.
@@ -327,6 +328,7 @@ impl ClusterService for ClusterAdmin {
                 capacity_bytes: load.capacity_bytes,
                 available_bytes: load.available_bytes,
                 last_heard_ms: if id == me { 0 } else { heard },
+                damaged: directory.damaged.get(&id).cloned().unwrap_or_default(),
             }
         });
         Ok(Response::new(pb::StoresReply { stores: stores.collect() }))
@@ -370,6 +372,31 @@ impl ClusterService for ClusterAdmin {
             Err(_) => pb::AdminReply { error: "not done in time".to_string(), ..Default::default() },
         };
         Ok(Response::new(reply))
+    }
+
+    async fn check(&self, request: Request<pb::CheckRequest>) -> Result<Response<pb::CheckReply>, Status> {
+        let checked = operations::check(self.node.store()?, request.into_inner()).await;
+        let refused =
+            |error: OperationError| pb::CheckReply { error: error.to_string(), ..Default::default() };
+        Ok(Response::new(checked.unwrap_or_else(refused)))
+    }
+
+    async fn store_state(
+        &self,
+        request: Request<pb::StoreStateRequest>,
+    ) -> Result<Response<pb::StoreStateReply>, Status> {
+        let done = operations::set_store_state(self.node.store()?, request.into_inner()).await;
+        let error = done.err().map(|error| error.to_string()).unwrap_or_default();
+        Ok(Response::new(pb::StoreStateReply { error }))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<pb::CompactRequest>,
+    ) -> Result<Response<pb::CompactReply>, Status> {
+        let done = operations::compact(self.node.store()?, request.into_inner()).await;
+        let error = done.err().map(|error| error.to_string()).unwrap_or_default();
+        Ok(Response::new(pb::CompactReply { error }))
     }
 }
 

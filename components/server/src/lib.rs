@@ -15,6 +15,7 @@ mod error;
 pub mod kv_service;
 pub mod metrics;
 pub mod node;
+mod operations;
 pub mod pd_service;
 mod region_error;
 pub mod server;

@@ -1,5 +1,6 @@
 //! Commands that change a region itself, one operation a file: check, propose, apply, take notice.
 
+pub(crate) mod check;
 pub(crate) mod membership;
 pub(crate) mod merge;
 pub(crate) mod split;

@@ -11,7 +11,7 @@ use crate::admin::membership::membership_after;
 use crate::admin::merge::MergeState;
 use crate::admin::split::{apply_split, split_regions};
 use crate::entry::{AdminCommand, Payload, commands};
-use crate::error::{RequestError, StoreError};
+use crate::error::{Damage, RequestError, StoreError};
 use crate::machine::{ApplyContext, ApplyView, MachineError};
 use crate::msg::{AdminDone, Callers, Effect, Incarnation};
 use crate::shared::Shared;
@@ -25,8 +25,12 @@ pub(crate) struct Applier {
     pub(crate) applied: LogId,
     /// A merge under way.
     pub(crate) merge: Option<MergeState>,
+    /// The last entry asks for a comparison of the replicas.
+    pub(crate) is_checked: bool,
+    /// Takes nothing more: the region is to become part of another one.
+    pub(crate) is_retired: bool,
     /// Met something that it may not skip.
-    pub(crate) stopped: bool,
+    pub(crate) stopped: Option<Damage>,
 }
 
 /// What an entry did, before its callers are told.
@@ -38,7 +42,7 @@ pub(super) enum Outcome {
     /// Nothing, for this reason.
     Refused(RequestError),
     /// The region stops.
-    Stop,
+    Stop(Damage),
 }
 
 impl Applier {
@@ -49,7 +53,16 @@ impl Applier {
         applied: LogId,
         merge: Option<MergeState>,
     ) -> Self {
-        Self { region, peer, incarnation, applied, merge, stopped: false }
+        Self {
+            region,
+            peer,
+            incarnation,
+            applied,
+            merge,
+            is_checked: false,
+            is_retired: false,
+            stopped: None,
+        }
     }
 
     /// Applies one entry into the round.
@@ -66,31 +79,21 @@ impl Applier {
     ) -> Result<(), StoreError> {
         if entry.index != self.applied.index.next() {
             // The core hands entries out in order and without gaps; anything else is damage.
-            assert!(
-                entry.index <= self.applied.index,
-                "gap before entry {} of region {}",
-                entry.index,
-                self.region.id
-            );
+            if entry.index > self.applied.index {
+                self.stopped = Some(Damage::Gap(entry.index));
+            }
             round.fail_optional(callers, &RequestError::Undetermined);
             return Ok(());
         }
         let mark = round.batch.mark();
-        let outcome = match entry.kind {
-            EntryKind::Normal => self.apply_normal(shared, round, entry)?,
-            EntryKind::ConfChange => match ConfChange::decode(&entry.data) {
-                Ok(change) => self.apply_membership(shared, round, change.into_v2()),
-                Err(_) => Outcome::Stop,
-            },
-            EntryKind::ConfChangeV2 => match ConfChangeV2::decode(&entry.data) {
-                Ok(change) => self.apply_membership(shared, round, change),
-                Err(_) => Outcome::Stop,
-            },
+        let outcome = match self.try_entry(shared, round, entry) {
+            Ok(outcome) => outcome,
+            Err(error) => Outcome::Stop(error.into_damage()?),
         };
-        if matches!(outcome, Outcome::Stop) {
+        if let Outcome::Stop(damage) = outcome {
             round.batch.rollback(mark);
             round.overlay.clear();
-            self.stopped = true;
+            self.stopped = Some(damage);
             round.fail_optional(callers, &RequestError::Undetermined);
             return Ok(());
         }
@@ -98,6 +101,23 @@ impl Applier {
         round.entries += 1;
         answer(round, callers, outcome, effects);
         Ok(())
+    }
+
+    fn try_entry(
+        &mut self,
+        shared: &Shared,
+        round: &mut Round,
+        entry: &Entry,
+    ) -> Result<Outcome, StoreError> {
+        let change = match entry.kind {
+            EntryKind::Normal => return self.apply_normal(shared, round, entry),
+            EntryKind::ConfChange => ConfChange::decode(&entry.data).map(ConfChange::into_v2),
+            EntryKind::ConfChangeV2 => ConfChangeV2::decode(&entry.data),
+        };
+        Ok(match change {
+            Ok(change) => self.apply_membership(shared, round, change),
+            Err(_) => Outcome::Stop(Damage::Command(entry.index)),
+        })
     }
 
     fn apply_normal(
@@ -118,7 +138,7 @@ impl Applier {
                 self.apply_commands(shared, round, entry, time_ms, commands)
             }
             Some(Payload::Admin { epoch, command }) => self.apply_admin(shared, round, entry, epoch, command),
-            None => Ok(Outcome::Stop),
+            None => Ok(Outcome::Stop(Damage::Command(entry.index))),
         }
     }
 
@@ -135,10 +155,10 @@ impl Applier {
         let mut view = ApplyView::new(&*shared.engine, &mut round.batch, &mut round.overlay, &self.region);
         let mut replies = Vec::new();
         for command in commands(list) {
-            let Some(command) = command else { return Ok(Outcome::Stop) };
+            let Some(command) = command else { return Ok(Outcome::Stop(Damage::Command(entry.index))) };
             match machine.apply(&context, &command, &mut view) {
                 Ok(reply) => replies.push(Ok(reply)),
-                Err(MachineError::UnknownCommand) => return Ok(Outcome::Stop),
+                Err(MachineError::UnknownCommand) => return Ok(Outcome::Stop(Damage::Command(entry.index))),
                 Err(MachineError::Engine(error)) => return Err(error.into()),
             }
         }
@@ -179,7 +199,13 @@ impl Applier {
             AdminCommand::ExpectMerge(source) => Ok(self.apply_expect(round, source)),
             AdminCommand::PrepareMerge(prepare) => Ok(self.apply_prepare(round, entry, &prepare)),
             AdminCommand::VoidMerge => Ok(self.apply_void(round)),
-            AdminCommand::CommitMerge(_) | AdminCommand::RollbackMerge(..) => Ok(Outcome::Stop),
+            AdminCommand::CommitMerge(_) | AdminCommand::RollbackMerge(..) => {
+                Ok(Outcome::Stop(Damage::Command(entry.index)))
+            }
+            AdminCommand::Check => {
+                self.is_checked = true;
+                Ok(Outcome::Refused(RequestError::Stale))
+            }
             AdminCommand::Split(parts) => {
                 let Some(regions) = split_regions(&self.region, &parts) else {
                     return Ok(Outcome::Refused(RequestError::Refused("split does not fit the region")));

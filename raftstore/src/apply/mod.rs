@@ -16,7 +16,9 @@ use bytes::Bytes;
 use flotilla_engine::WriteBatch;
 use flotilla_region::{PeerId, RegionEpoch, RegionId, keys};
 
-use crate::error::{RequestError, StoreError};
+use crate::admin::check::DigestTask;
+use crate::background::BackgroundMsg;
+use crate::error::{RequestError, StoreError, readable};
 use crate::machine::Overlay;
 use crate::mailbox::{Mailbox, Turn};
 use crate::msg::{AdminDone, Applied, ApplyMsg, ApplyTask, Callers, Incarnation, Quota, RaftMsg, WriteDone};
@@ -70,16 +72,29 @@ impl ApplyWorker {
     }
 
     fn on_task(&mut self, task: ApplyTask) -> Result<(), StoreError> {
-        let ApplyTask { region, incarnation, entries, waiting, responses } = task;
-        let applier = self.appliers.get_mut(&region).filter(|a| a.incarnation == incarnation && !a.stopped);
+        let mut rest = Some(task);
+        while let Some(task) = rest {
+            rest = self.apply_up_to_check(task)?;
+        }
+        Ok(())
+    }
+
+    /// Applies the task's entries, as far as to one that asks for a view of the region; returns what is left.
+    fn apply_up_to_check(&mut self, task: ApplyTask) -> Result<Option<ApplyTask>, StoreError> {
+        let ApplyTask { region, incarnation, entries, waiting, mut responses } = task;
+        let applier = self
+            .appliers
+            .get_mut(&region)
+            .filter(|a| a.incarnation == incarnation && a.stopped.is_none() && !a.is_retired);
         let Some(applier) = applier else {
             waiting.into_iter().for_each(|w| w.callers.fail(&RequestError::Undetermined));
-            return Ok(());
+            return Ok(None);
         };
         let bytes_before = self.round.batch.bytes();
         let mut effects = Vec::new();
         let mut waiting = waiting.into_iter().peekable();
-        for entry in entries {
+        let mut entries = entries.into_iter();
+        for entry in entries.by_ref() {
             let callers = waiting.next_if(|w| w.index == entry.index).map(|w| (w.term, w.callers));
             let callers = match callers {
                 Some((term, callers)) if term == entry.term => Some(callers),
@@ -89,13 +104,23 @@ impl ApplyWorker {
                 }
                 None => None,
             };
-            if applier.stopped {
+            if applier.stopped.is_some() {
                 self.round.fail_optional(callers, &RequestError::Undetermined);
                 continue;
             }
             applier.apply_entry(&self.shared, &mut self.round, &entry, callers, &mut effects)?;
+            if applier.is_checked {
+                break;
+            }
         }
-        waiting.for_each(|w| self.round.fail(w.callers, &RequestError::Undetermined));
+        let entries: Vec<_> = entries.collect();
+        let rest = if entries.is_empty() {
+            waiting.for_each(|w| self.round.fail(w.callers, &RequestError::Undetermined));
+            None
+        } else {
+            let (waiting, responses) = (waiting.collect(), std::mem::take(&mut responses));
+            Some(ApplyTask { region, incarnation, entries, waiting, responses })
+        };
         let written_bytes = (self.round.batch.bytes() - bytes_before) as u64;
         if planted!(AppliedIndexApart) {
             let mut apart = WriteBatch::new();
@@ -104,7 +129,7 @@ impl ApplyWorker {
         } else {
             self.round.batch.put(&keys::apply_state(region), &applier.applied.encode());
         }
-        let (applied, stopped) = (applier.applied, applier.stopped);
+        let (applied, stopped) = (applier.applied, applier.stopped.clone());
         self.round.applied.push(Applied {
             region,
             incarnation,
@@ -114,6 +139,21 @@ impl ApplyWorker {
             responses,
             stopped,
         });
+        self.maybe_view(region)?;
+        Ok(rest)
+    }
+
+    /// If a comparison of the replicas is asked for: ends the round here, so that a view shows this very position.
+    fn maybe_view(&mut self, region: RegionId) -> Result<(), StoreError> {
+        let Some(applier) = self.appliers.get_mut(&region) else { return Ok(()) };
+        if !std::mem::take(&mut applier.is_checked) || applier.stopped.is_some() {
+            return Ok(());
+        }
+        let (region, incarnation, at) = (applier.region.clone(), applier.incarnation, applier.applied);
+        self.commit()?;
+        let view = self.shared.engine.snapshot();
+        let task = DigestTask { region, incarnation, at, view };
+        self.shared.links.background.send(BackgroundMsg::Digest(task));
         Ok(())
     }
 
@@ -134,8 +174,10 @@ impl ApplyWorker {
             self.round.batch.delete(&keys::merge_state(region));
             self.shared.machine(applier.region.space).on_region_change(&applier.region);
         }
+        self.round.batch.delete(&keys::quarantine(region));
         let key = keys::region_state(region);
-        let epoch = match self.shared.engine.get(&key)?.and_then(RegionState::decode) {
+        let stored = readable(self.shared.engine.get(&key))?;
+        let epoch = match stored.and_then(RegionState::decode) {
             Some(RegionState::Tombstone { epoch: older, .. }) if older.conf_ver > epoch.conf_ver => older,
             _ => epoch,
         };
@@ -206,7 +248,7 @@ impl ApplyWorker {
             ApplyMsg::Retire { region, incarnation } => {
                 if let Some(applier) = self.appliers.get_mut(&region).filter(|a| a.incarnation == incarnation)
                 {
-                    applier.stopped = true;
+                    applier.is_retired = true;
                 }
                 self.round.retired.push((region, incarnation));
                 Ok(())

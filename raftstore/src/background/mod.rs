@@ -1,22 +1,27 @@
 //! Slow work of a store, apart from everything that acknowledges: the checkpoint cycle and size checks.
 
 mod checkpoint;
+mod digest;
 mod sizes;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mailbox::{Address, Mailbox, Turn};
+use crate::admin::check::DigestTask;
+use crate::mailbox::{Mailbox, Turn};
 use crate::msg::PeerStatus;
 use crate::shared::Shared;
 use crate::time::Time;
 
+use digest::Digests;
 use sizes::Sizes;
 
 /// To the background worker.
 pub(crate) enum BackgroundMsg {
     /// Peers of one raft worker, asked for by the size check.
     Statuses(Vec<PeerStatus>),
+    /// Hash what a region holds.
+    Digest(DigestTask),
     /// Checkpoint now, then tell.
     Checkpoint(Box<dyn FnOnce() + Send>),
 }
@@ -24,9 +29,10 @@ pub(crate) enum BackgroundMsg {
 /// The background worker of a store.
 pub(crate) struct Background {
     pub(super) shared: Arc<Shared>,
-    pub(super) address: Address<BackgroundMsg>,
     mailbox: Mailbox<BackgroundMsg>,
     sizes: Sizes,
+    digests: Digests,
+    next_check: Time,
     next_checkpoint: Time,
     next_sizes: Time,
     /// How often the WAL's size is looked at.
@@ -34,19 +40,27 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        address: Address<BackgroundMsg>,
-        mailbox: Mailbox<BackgroundMsg>,
-    ) -> Self {
-        let sizes = Sizes::default();
-        let soon = Time::default();
-        Self { shared, address, mailbox, sizes, next_checkpoint: soon, next_sizes: soon, next_look: soon }
+    pub(crate) fn new(shared: Arc<Shared>, mailbox: Mailbox<BackgroundMsg>) -> Self {
+        let (sizes, digests, soon) = (Sizes::default(), Digests::default(), Time::default());
+        Self {
+            shared,
+            mailbox,
+            sizes,
+            digests,
+            next_check: soon,
+            next_checkpoint: soon,
+            next_sizes: soon,
+            next_look: soon,
+        }
     }
 
     fn handle(&mut self, message: BackgroundMsg) {
         match message {
-            BackgroundMsg::Statuses(statuses) => self.sizes.check(&self.shared, statuses),
+            BackgroundMsg::Statuses(statuses) => {
+                self.digests.learn(&statuses);
+                self.sizes.check(&self.shared, statuses);
+            }
+            BackgroundMsg::Digest(task) => self.digests.push(task),
             BackgroundMsg::Checkpoint(done) => {
                 self.checkpoint();
                 done();
@@ -78,11 +92,19 @@ impl Turn for Background {
                 self.checkpoint();
             }
         }
+        self.digests.work(&self.shared);
+        let check_ms = self.shared.config.check_interval_ms;
+        if check_ms > 0 && now >= self.next_check {
+            self.next_check = now.plus_ms(check_ms);
+            if !self.digests.is_busy() {
+                self.digests.ask_next(&self.shared, now);
+            }
+        }
         if now >= self.next_sizes {
             self.next_sizes = now.plus_ms(self.shared.config.split_check_ms);
-            self.sizes.ask(&self.shared, &self.address);
+            self.sizes.ask(&self.shared);
         }
-        !self.mailbox.is_empty()
+        !self.mailbox.is_empty() || self.digests.is_busy()
     }
 
     fn has_messages(&self) -> bool {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use flotilla_region::{RegionId, Space, keys};
 
 use super::BackgroundMsg;
-use crate::mailbox::Address;
 use crate::msg::{AdminCommand, AdminRequest, PeerStatus, RaftMsg};
 use crate::placement::{PlacementMsg, RegionSize};
 use crate::shared::Shared;
@@ -40,9 +39,9 @@ pub(super) struct Sizes {
 
 impl Sizes {
     /// Asks every raft worker for its peers.
-    pub(super) fn ask(&self, shared: &Shared, address: &Address<BackgroundMsg>) {
+    pub(super) fn ask(&self, shared: &Shared) {
         for worker in &shared.links.raft {
-            let back = address.clone();
+            let back = shared.links.background.clone();
             worker.send(RaftMsg::Inspect(Box::new(move |list| back.send(BackgroundMsg::Statuses(list)))));
         }
     }

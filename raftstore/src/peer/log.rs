@@ -1,5 +1,6 @@
 //! The stable log of one peer: its view of `log`, with the tail cached in memory.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -31,6 +32,8 @@ pub(crate) struct PeerLog {
     conf_state: ConfState,
     /// What a snapshot taken now would contain at least.
     applied: LogId,
+    /// A read met damage.
+    damaged: Cell<bool>,
 }
 
 /// A log as it was found on disk, and what must be written to mend it (rule W8).
@@ -116,6 +119,7 @@ impl PeerLog {
             hard_state: state,
             conf_state,
             applied,
+            damaged: Cell::new(false),
         };
         Ok(LoadedLog { log, mend })
     }
@@ -134,6 +138,11 @@ impl PeerLog {
             false
         })?;
         Ok(any)
+    }
+
+    /// Whether an entry could not be read.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.get()
     }
 
     /// Position before the first entry.
@@ -225,7 +234,11 @@ impl PeerLog {
             entries.push(entry);
             true
         });
-        if scanned.is_err() || damaged || entries.is_empty() {
+        damaged |= entries.is_empty() && scanned.is_ok();
+        if damaged || matches!(scanned, Err(flotilla_engine::Error::Corruption(_))) {
+            self.damaged.set(true);
+        }
+        if scanned.is_err() || damaged {
             return Err(StorageError::Unavailable);
         }
         Ok(entries)

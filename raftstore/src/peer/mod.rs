@@ -18,9 +18,10 @@ use std::sync::Arc;
 use flotilla_raft::{Config, RawNode, ReadOnlyOption};
 use flotilla_region::{Index, Peer as PeerInfo, PeerId, Region, RegionId, StoreId};
 
+use crate::admin::check::Check;
 use crate::admin::merge::{Merge, MergeState};
 use crate::config::StoreConfig;
-use crate::error::{RequestError, StoreError};
+use crate::error::{Damage, RequestError, StoreError};
 use crate::msg::{ApplyMsg, Incarnation, LogMsg, ReceivedSnapshot, RegionContext};
 use crate::placement::LedRegion;
 use crate::state::LogId;
@@ -66,6 +67,10 @@ pub(crate) struct Peer {
     pub(crate) unlogged_commit: Option<flotilla_raft::HardState>,
     /// Its part in merges.
     pub(crate) merge: Merge,
+    /// A comparison of the replicas that this leader has under way.
+    pub(crate) check: Option<Check>,
+    /// Why the phase is `Stopped`.
+    pub(crate) damage: Option<Damage>,
     /// Regions that the last split left beside this one, for callers who still know the whole.
     pub(crate) siblings: Vec<Region>,
     /// What placement was last told of the region, if it is led here.
@@ -85,7 +90,7 @@ pub(crate) enum Phase {
     Installing,
     /// Being removed.
     Closing,
-    /// Met a command or data that it cannot apply; serves nothing.
+    /// Met damage; the worker takes the region out of service before its turn ends.
     Stopped,
     /// About to become part of another region: takes and does nothing more.
     Retired,
@@ -150,6 +155,8 @@ impl Peer {
             logged_vote: None,
             unlogged_commit: None,
             merge: Merge::new(merge),
+            check: None,
+            damage: None,
             siblings: Vec::new(),
             reported: None,
             is_touched: false,
@@ -274,6 +281,26 @@ impl Peer {
         }
     }
 
+    /// What the peer has on this disk is damaged. A snapshot on its way replaces all of it.
+    pub(crate) fn condemn(&mut self, damage: Damage) {
+        if self.phase == Phase::Live {
+            self.phase = Phase::Stopped;
+            self.damage = Some(damage);
+        }
+    }
+
+    /// Ends everything that callers wait for; the region goes out of service here.
+    pub(crate) fn end_in_quarantine(&mut self, env: &mut Env) {
+        // A split that is being applied gives birth to children, whose entries must not precede it (rule W6).
+        self.log_commit(env);
+        self.give_check_up();
+        self.abandon_sources(env);
+        self.lease.revoke(&env.shared.delegates, self.id());
+        self.writes.fail_all(self.region.id);
+        self.reads.fail_all(&RequestError::RegionNotFound(self.region.id));
+        env.shared.links.placement.send(crate::placement::PlacementMsg::NotLed(self.id()));
+    }
+
     /// Ends everything that callers wait for, and the peer's part in the region.
     pub(crate) fn close(&mut self, env: &mut Env) {
         // A retired peer's end is its target's.
@@ -283,6 +310,7 @@ impl Peer {
         let was_uninitialised = self.phase == Phase::Uninitialised;
         self.phase = Phase::Closing;
         self.unlogged_commit = None;
+        self.give_check_up();
         self.lease.revoke(&env.shared.delegates, self.id());
         self.writes.fail_all(self.region.id);
         self.reads.fail_all(&RequestError::RegionNotFound(self.region.id));

@@ -6,7 +6,7 @@ use flotilla_raft::{
 use flotilla_region::{PeerId, StoreId};
 
 use super::{Peer, Phase};
-use crate::error::RequestError;
+use crate::error::{Damage, RequestError};
 use crate::msg::{Applied, Effect, InstallSnapshot, LogMsg, LogTask, Outgoing, ReceivedSnapshot};
 use crate::shared::Counters;
 use crate::snapshot::SnapshotMsg;
@@ -68,6 +68,13 @@ impl Peer {
         self.report(env);
     }
 
+    /// Has the region taken out of service if a read of its log met damage.
+    pub(crate) fn look_for_damage(&mut self) {
+        if self.node.storage().is_damaged() {
+            self.condemn(Damage::Record("log entry"));
+        }
+    }
+
     /// Carries out everything that the core has decided.
     pub(crate) fn handle_ready(&mut self, env: &mut Env) {
         while matches!(self.phase, Phase::Live | Phase::Uninitialised) && self.node.has_ready() {
@@ -106,6 +113,7 @@ impl Peer {
             self.lease.revoke(&env.shared.delegates, self.region.id);
             self.on_lost_leadership();
             self.merge.forget_proposals();
+            self.give_check_up();
         } else {
             Counters::add(&env.shared.counters.elections_won, 1);
         }
@@ -212,6 +220,7 @@ impl Peer {
         let Some(received) = self.snapshot.take().filter(|r| r.meta == snapshot.meta) else {
             // The core only accepts what `on_snapshot` stepped in the same call.
             self.phase = Phase::Stopped;
+            self.damage = Some(Damage::Record("snapshot"));
             return;
         };
         self.phase = Phase::Installing;
@@ -298,10 +307,6 @@ impl Peer {
         if self.phase == Phase::Closing {
             return self.settle_others(applied.effects, env);
         }
-        if applied.stopped && self.phase != Phase::Retired {
-            self.stop(env);
-            return;
-        }
         self.applied = applied.applied;
         self.node.set_skip_commit_broadcast(!self.split_in_flight() && !self.is_in_merge());
         self.written_bytes += applied.written_bytes;
@@ -312,6 +317,9 @@ impl Peer {
         }
         if self.phase == Phase::Closing {
             return;
+        }
+        if let Some(damage) = applied.stopped.filter(|_| self.phase != Phase::Retired) {
+            return self.condemn(damage);
         }
         let conf_state = members_changed.then(|| self.region.conf_state());
         self.node.storage_mut().set_applied(self.applied, conf_state);
@@ -356,19 +364,5 @@ impl Peer {
             Effect::RolledBack => self.on_rolled_back(),
             Effect::Voided { region } => self.on_voided(region, env),
         }
-    }
-
-    /// The region cannot go on here: it met a command that this version does not know, or damage. The store serves
-    /// the rest.
-    fn stop(&mut self, env: &mut Env) {
-        tracing::error!(
-            region = self.region.id.0,
-            applied = self.applied.index.0,
-            "region stops on this store"
-        );
-        self.phase = Phase::Stopped;
-        self.lease.revoke(&env.shared.delegates, self.region.id);
-        self.writes.fail_all(self.region.id);
-        self.reads.fail_all(&RequestError::RegionNotFound(self.region.id));
     }
 }

@@ -25,6 +25,8 @@ pub struct Directory {
     pub last_heard: BTreeMap<StoreId, Time>,
     /// Region and leader counts and disk sizes, from heartbeats.
     pub loads: BTreeMap<StoreId, flotilla_placement::StoreStats>,
+    /// Replicas that are out of service, from heartbeats.
+    pub damaged: BTreeMap<StoreId, Vec<crate::wire::pb::DamagedPeer>>,
     /// Term of the meta leader whose book this is.
     pub book_term: Term,
 }
@@ -38,6 +40,12 @@ impl Directory {
     /// Where a store listens.
     pub fn address(&self, store: StoreId) -> Option<&str> {
         self.stores.get(&store).map(|s| s.address.as_str()).filter(|a| !a.is_empty())
+    }
+
+    /// Takes over what a store says of itself.
+    pub(crate) fn learn_heartbeat(&mut self, from: StoreId, beat: &crate::wire::pb::StoreHeartbeat) {
+        self.loads.insert(from, super::driver::stats_of(beat));
+        self.damaged.insert(from, beat.damaged.clone());
     }
 
     /// Takes over a book of the meta leader in `term`. Returns whether anything changed.

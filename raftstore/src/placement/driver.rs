@@ -6,7 +6,7 @@ use flotilla_placement::meta::{self, MetaReply};
 use flotilla_placement::{
     ClusterView, InFlight, Operator, PlacementConfig, RegionInfo, Step, StoreRecord, StoreStats,
 };
-use flotilla_placement::{PeerChangeKind, check};
+use flotilla_placement::{PeerChangeKind, check, drained_stores};
 use flotilla_region::{PeerId, RegionId, StoreId, Term};
 
 use super::machine::StoredFacts;
@@ -25,6 +25,7 @@ pub(super) struct Driver {
     flight: InFlight,
     seen_revision: u64,
     next_pass: Time,
+    next_drained: Time,
 }
 
 impl Driver {
@@ -42,6 +43,7 @@ impl Driver {
             flight: InFlight::new(),
             seen_revision: 0,
             next_pass: now,
+            next_drained: now,
         };
         driver.reload_stores(shared);
         driver
@@ -66,6 +68,8 @@ impl Driver {
     pub(super) fn on_heartbeat(&mut self, from: StoreId, beat: &pb::StoreHeartbeat, now: Time) {
         let stats = stats_of(beat);
         self.view.heartbeat(from, beat.boot_id, stats, now.0 / 1_000, &self.config);
+        let damaged = beat.damaged.iter().map(|d| (RegionId(d.region_id), PeerId(d.peer_id)));
+        self.view.damaged(from, damaged.collect());
     }
 
     /// Reports of a store; a report since the beginning makes it a full one.
@@ -92,6 +96,19 @@ impl Driver {
         self.next_pass = now.plus_ms(PASS_MS);
         let mut ids = shared.ids.lock();
         check(&self.view, &self.config, &mut self.flight, &mut ids, now.0 / 1_000)
+    }
+
+    /// Drained stores that hold nothing any more, asked for once in a while. A disk whose address another one took over
+    /// may come back and say so itself.
+    pub(super) fn drained(&mut self, shared: &Shared, now: Time) -> Vec<StoreId> {
+        if now < self.next_drained || !shared.config.placement.remove_drained {
+            return Vec::new();
+        }
+        self.next_drained = now.plus_ms(PASS_MS);
+        let empty = drained_stores(&self.view, &shared.config.placement, now.0 / 1_000);
+        let has_address =
+            |id: &StoreId| self.view.store(*id).is_some_and(|store| !store.record.address.is_empty());
+        empty.into_iter().filter(has_address).collect()
     }
 
     /// An operator was refused.

@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::wire::pb;
 use crate::wire::pb::placement_message::Message as Placed;
 use bytes::Bytes;
+use flotilla_placement::StoreState;
 use flotilla_placement::meta::{MetaCommand, MetaReply, Refusal, StoreProposal};
 use flotilla_region::{Peer, PeerId, Region, RegionEpoch, RegionId, StoreId, Term};
 use parking_lot::RwLock;
@@ -71,6 +72,20 @@ pub(crate) struct RegionSize {
 /// Answers a store that wants to join.
 pub type JoinDone = Box<dyn FnOnce(pb::JoinReply) + Send>;
 
+/// Told what became of a store's new state.
+pub type StoreStateDone = Box<dyn FnOnce(Result<(), StateError>) + Send>;
+
+/// Why a store did not change its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    /// Ask the store that leads placement.
+    #[error("not the placement leader")]
+    NotLeader,
+    /// The cluster does not allow it.
+    #[error("{0}")]
+    Refused(&'static str),
+}
+
 /// To the placement runtime.
 pub(crate) enum PlacementMsg {
     /// A region is led here, or what is known of a led one changed.
@@ -79,12 +94,16 @@ pub(crate) enum PlacementMsg {
     NotLed(RegionId),
     /// What led regions measure.
     Sizes(Vec<RegionSize>),
+    /// Number of keys of a led region, as counted lately.
+    Keys(RegionId, u64),
     /// Region ids were taken from the store's window: see whether it must be refilled.
     IdsLow,
     /// From other stores.
     Frame(StoreId, Vec<pb::PlacementMessage>),
     /// A store wants to join, or says at a start what it is now.
     Join(pb::JoinRequest, JoinDone),
+    /// A store is to be drained, or not to be after all.
+    SetStoreState(StoreId, StoreState, StoreStateDone),
     /// A command of the meta region was carried out, or was not.
     Proposed(Ticket, Result<Bytes, RequestError>),
     /// An operator that this store carried out itself was refused.
@@ -99,6 +118,10 @@ pub(crate) enum Ticket {
     Ids { to: StoreId, request: u64 },
     /// A joining store.
     Join(JoinDone),
+    /// An operator, of a store's new state.
+    State(StoreStateDone),
+    /// Nobody: a store that holds nothing any more is removed.
+    Removal,
 }
 
 /// The placement runtime of a store.
@@ -178,12 +201,23 @@ impl Placement {
                     self.learn(&report);
                 }
             }
+            PlacementMsg::Keys(id, keys) => {
+                if let Some(report) = self.reports.keys(id, keys) {
+                    self.learn(&report);
+                }
+            }
             PlacementMsg::IdsLow => self.ask_for_ids(now),
             PlacementMsg::Frame(from, messages) => {
                 self.directory.write().last_heard.insert(from, now);
                 messages.into_iter().filter_map(|m| m.message).for_each(|m| self.on_message(from, m, now));
             }
             PlacementMsg::Join(request, done) => self.on_join(request, done),
+            PlacementMsg::SetStoreState(store, state, done) => {
+                if self.driver.is_none() {
+                    return done(Err(StateError::NotLeader));
+                }
+                self.propose(&MetaCommand::SetStoreState { store, state }, Ticket::State(done));
+            }
             PlacementMsg::Proposed(ticket, result) => self.on_proposed(ticket, result, now),
             PlacementMsg::OperatorFailed(region, epoch) => {
                 if let Some(driver) = &mut self.driver {
@@ -275,7 +309,7 @@ impl Placement {
     }
 
     fn on_heartbeat(&mut self, from: StoreId, beat: &pb::StoreHeartbeat, now: Time) {
-        self.directory.write().loads.insert(from, driver::stats_of(beat));
+        self.directory.write().learn_heartbeat(from, beat);
         if let Some(driver) = &mut self.driver {
             driver.on_heartbeat(from, beat, now);
             if driver.view.store(from).is_some_and(|store| !store.has_reported) {
@@ -403,6 +437,15 @@ impl Placement {
             (Ticket::Join(done), Some(MetaReply::Refused(refusal))) => {
                 done(pb::JoinReply { refused: refusal_text(refusal).into(), ..Default::default() });
             }
+            (Ticket::State(done), Some(MetaReply::Store(_))) => {
+                self.publish_book(now);
+                done(Ok(()));
+            }
+            (Ticket::State(done), Some(MetaReply::Refused(refusal))) => {
+                done(Err(StateError::Refused(refusal_text(refusal))));
+            }
+            (Ticket::State(done), _) => done(Err(StateError::NotLeader)),
+            (Ticket::Removal, _) => self.publish_book(now),
             (Ticket::Join(done), _) => {
                 done(pb::JoinReply {
                     retry: "the placement leader is changing".into(),
@@ -460,7 +503,14 @@ impl Placement {
 
     fn schedule(&mut self, now: Time) {
         let Some(driver) = &mut self.driver else { return };
-        for operator in driver.pass(&self.shared, now) {
+        let drained = driver.drained(&self.shared, now);
+        let operators = driver.pass(&self.shared, now);
+        for store in drained {
+            tracing::info!(store = store.0, "store holds nothing any more and is removed");
+            let command = MetaCommand::SetStoreState { store, state: StoreState::Tombstone };
+            self.propose(&command, Ticket::Removal);
+        }
+        for operator in operators {
             tracing::info!(
                 region = operator.region.0, reason = ?operator.reason, step = ?operator.step, "operator"
             );
@@ -516,7 +566,15 @@ impl Placement {
             receiving_snapshots: 0,
             boot_id: self.boot_id,
             format_max: crate::config::FORMAT,
+            damaged: self.damaged(),
         }
+    }
+
+    fn damaged(&self) -> Vec<pb::DamagedPeer> {
+        let quarantine = self.shared.quarantine.lock();
+        let bad = quarantine.values().flatten();
+        bad.map(|bad| pb::DamagedPeer { region_id: bad.region.0, peer_id: bad.peer.0, why: bad.why.clone() })
+            .collect()
     }
 
     fn on_time(&mut self, now: Time) {
@@ -531,7 +589,7 @@ impl Placement {
             {
                 let mut directory = self.directory.write();
                 directory.last_heard.insert(me, now);
-                directory.loads.insert(me, driver::stats_of(&beat));
+                directory.learn_heartbeat(me, &beat);
             }
             if let Some(driver) = &mut self.driver {
                 driver.on_heartbeat(me, &beat, now);

@@ -51,11 +51,13 @@ impl Reports {
         };
         let known = self.led.get(&id).map(|(_, known)| known).filter(is_same);
         let (bytes, is_hot) = known.map_or((0, false), |r| (r.approximate_bytes, r.is_hot));
+        let keys = known.map_or(0, |r| r.approximate_keys);
         let report = pb::RegionReport {
             region: Some(wire::region_to_wire(&led.region)),
             leader: Some(wire::peer_to_wire(&led.leader)),
             term: led.term.0,
             approximate_bytes: bytes,
+            approximate_keys: keys,
             pending_peers: led.pending.iter().map(|p| p.0).collect(),
             ready: true,
             is_hot,
@@ -94,6 +96,18 @@ impl Reports {
             }
         }
         changed
+    }
+
+    /// Takes a number of keys over.
+    pub(super) fn keys(&mut self, id: RegionId, keys: u64) -> Option<pb::RegionReport> {
+        let (version, report) = self.led.get_mut(&id)?;
+        if report.approximate_keys == keys {
+            return None;
+        }
+        report.approximate_keys = keys;
+        self.sequence += 1;
+        *version = self.sequence;
+        Some(report.clone())
     }
 
     /// Number of regions led here.

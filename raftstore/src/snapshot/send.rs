@@ -13,6 +13,7 @@ use flotilla_region::{Peer, PeerId, Region, RegionId, keys};
 
 use super::chunk_crc;
 use crate::config::WIRE_VERSION;
+use crate::error::Damage;
 use crate::msg::RaftMsg;
 use crate::outbox::raft_message;
 use crate::shared::Shared;
@@ -151,6 +152,13 @@ impl Sender {
             }
             Err(error) => {
                 tracing::warn!(region = outgoing.region.0, %error, "snapshot cannot be read");
+                if let flotilla_engine::Error::Corruption(text) = error {
+                    let (region, damage) = (outgoing.region, Damage::Bytes(text));
+                    let peer = generation.region.peer_on(self.shared.origin.store);
+                    let peer = peer.map(|peer| peer.id).unwrap_or_default();
+                    let worker = self.shared.links.raft_of(region);
+                    worker.send(RaftMsg::Damaged { region, peer, damage });
+                }
                 self.finish(stream, false, now);
             }
         }

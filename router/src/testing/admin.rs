@@ -3,8 +3,9 @@
 use flotilla_proto::flotilla::admin_request::Command;
 use flotilla_proto::flotilla::cluster_service_server::ClusterService;
 use flotilla_proto::flotilla::{
-    AdminReply, AdminRequest, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, RegionInfo,
-    RegionsReply, RegionsRequest, StoreInfo, StoresReply, StoresRequest,
+    AdminReply, AdminRequest, CheckReply, CheckRequest, CompactReply, CompactRequest, IdentifyReply,
+    IdentifyRequest, JoinReply, JoinRequest, RegionInfo, RegionsReply, RegionsRequest, StoreInfo,
+    StoreStateReply, StoreStateRequest, StoresReply, StoresRequest,
 };
 use tonic::{Request, Response, Status};
 
@@ -44,6 +45,7 @@ impl ClusterService for Service {
             capacity_bytes: 1 << 40,
             available_bytes: 1 << 39,
             last_heard_ms: 0,
+            damaged: Vec::new(),
         });
         Ok(Response::new(StoresReply { stores: stores.collect() }))
     }
@@ -60,6 +62,20 @@ impl ClusterService for Service {
             ..Default::default()
         });
         Ok(Response::new(RegionsReply { regions: regions.collect() }))
+    }
+
+    async fn check(&self, request: Request<CheckRequest>) -> Reply<CheckReply> {
+        Ok(Response::new(CheckReply { index: request.get_ref().region_id, ..Default::default() }))
+    }
+
+    async fn store_state(&self, request: Request<StoreStateRequest>) -> Reply<StoreStateReply> {
+        let known = self.state.lock().stores.contains_key(&request.get_ref().store_id);
+        let error = if known { String::new() } else { "no such store".to_owned() };
+        Ok(Response::new(StoreStateReply { error }))
+    }
+
+    async fn compact(&self, _: Request<CompactRequest>) -> Reply<CompactReply> {
+        Ok(Response::new(CompactReply::default()))
     }
 
     async fn admin(&self, request: Request<AdminRequest>) -> Reply<AdminReply> {

@@ -273,6 +273,7 @@ fn draw_config(rng: &mut Prng, replicas: usize) -> StoreConfig {
         split_bytes: *rng.pick(&[0, 0, 2_000, 10_000]),
         split_keys_max: *rng.pick(&[1, 3]),
         split_check_ms: 500,
+        check_interval_ms: if tick_ms == 50 { 1_500 } else { 5_000 },
         snapshot_send_max: *rng.pick(&[1, 3]),
         snapshot_receive_max: *rng.pick(&[1, 3]),
         snapshot_chunk_bytes: *rng.pick(&[1, 500, 1 << 20]),
@@ -287,6 +288,8 @@ fn draw_config(rng: &mut Prng, replicas: usize) -> StoreConfig {
             report_wait_ms: 3_000,
             operator_expire_ms: 3_000,
             learner_stuck_ms: 10_000,
+            // A drained store may be wanted again.
+            remove_drained: false,
             merge_wait_ms: *rng.pick(&[500, 3_000, 600_000, 600_000]),
             ..PlacementConfig::default()
         },

@@ -1,4 +1,4 @@
-//! What only real processes show: kill -9, power cuts, signals, wiped disks, bad input, and clients that know nothing
+//! What only real processes show: kill -9, power cuts, damaged files, signals, wiped disks, bad input, and clients that know nothing
 //! of Flotilla.
 //!
 //! [`harness`] starts and ends stores and looks at them; [`ledger`] and [`load`] write and remember what was
@@ -8,6 +8,7 @@
 mod bad_requests;
 mod bad_starts;
 mod client;
+mod damage;
 mod full_disks;
 mod harness;
 mod kills;

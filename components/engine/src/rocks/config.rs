@@ -94,6 +94,16 @@ impl RocksConfig {
         options.get_options_from_string(LOG_INSERT_HINT).expect("an option that RocksDB knows")
     }
 
+    /// Options for reading `log`, however much of it can be read.
+    pub(super) fn look_options(&self, cache: &Cache) -> Options {
+        let mut options = self.common_options(cache);
+        options.create_if_missing(false);
+        options.set_paranoid_checks(false);
+        options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+        options.set_write_buffer_size(1 << 40);
+        options
+    }
+
     /// Options of `data`: no paranoid checks, because with them one corrupt file stops the whole instance, and damage
     /// must stay with the regions that it touches. Reads verify checksums all the same. A scan may also meet damage in a
     /// block just outside its bounds, while that block's file has not been compacted yet.

@@ -10,6 +10,7 @@ mod reads;
 mod sst;
 
 pub use config::RocksConfig;
+pub use open::WalHealth;
 pub use power_cut::power_cut_copy;
 
 use std::path::{Path, PathBuf};
@@ -56,7 +57,22 @@ impl RocksEngine {
     /// lost something that had been synced; [`Error::Io`] and [`Error::NoSpace`] as they come.
     pub fn open(dir: impl AsRef<Path>, config: RocksConfig) -> Result<Arc<Self>> {
         let dir = dir.as_ref().to_path_buf();
-        let open::Instances { log, data } = open::open(&dir, &config)?;
+        let instances = open::open(&dir, &config)?;
+        Self::with(dir, instances, &config)
+    }
+
+    /// Opens a stopped store to look at it: its log is read as far as it can be, and takes no writes.
+    ///
+    /// # Errors
+    /// [`Error::Open`] if there is no store or a process has it open; the others as they come.
+    pub fn look(dir: impl AsRef<Path>, config: RocksConfig) -> Result<(Arc<Self>, WalHealth)> {
+        let dir = dir.as_ref().to_path_buf();
+        let (instances, health) = open::look(&dir, &config)?;
+        Ok((Self::with(dir, instances, &config)?, health))
+    }
+
+    fn with(dir: PathBuf, instances: open::Instances, config: &RocksConfig) -> Result<Arc<Self>> {
+        let open::Instances { log, data } = instances;
         let mut data_write_options = WriteOptions::default();
         data_write_options.disable_wal(true);
         let synced_length = if config.record_synced_length { Some(SyncedLength::start(&dir)?) } else { None };

@@ -49,6 +49,38 @@ pub(super) fn open(dir: &Path, config: &RocksConfig) -> Result<Instances> {
     Ok(Instances { log, data })
 }
 
+/// Opens a store to look at it. `data` is opened as ever, for its lock keeps a process from starting on the store; `log`
+/// is only read, up to the first damage. Says what the WAL is like.
+pub(super) fn look(dir: &Path, config: &RocksConfig) -> Result<(Instances, WalHealth)> {
+    let (log_dir, data_dir, tmp_dir) = (dir.join(LOG), dir.join(DATA), dir.join(TMP));
+    if !is_rocksdb(&log_dir) || !is_rocksdb(&data_dir) {
+        return Err(Error::Open { path: dir.display().to_string(), why: "there is no store".to_owned() });
+    }
+    let cache = config.cache();
+    let mut data_options = config.data_options(&cache);
+    data_options.create_if_missing(false);
+    let data = open_instance(&data_options, &data_dir, dir)?;
+    let start = peek(&log_dir, &tmp_dir.join(PEEK))?;
+    let health = match wal::check(&log_dir, &start) {
+        Ok(report) => WalHealth { batches: report.batches, torn_at: report.cut, rot: None },
+        Err(Error::Corruption(why)) => WalHealth { rot: Some(why), ..WalHealth::default() },
+        Err(error) => return Err(error),
+    };
+    let log = DB::open_for_read_only(&config.look_options(&cache), &log_dir, false).map_err(convert)?;
+    Ok((Instances { log, data }, health))
+}
+
+/// What the write-ahead log of a stopped store is like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WalHealth {
+    /// Whole batches in it.
+    pub batches: u64,
+    /// File number and offset from which on nothing had been synced; the next start cuts that off.
+    pub torn_at: Option<(u64, u64)>,
+    /// Damage to what had been synced: the store will not start on this disk.
+    pub rot: Option<String>,
+}
+
 fn is_rocksdb(dir: &Path) -> bool {
     dir.join("CURRENT").exists()
 }

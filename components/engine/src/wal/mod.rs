@@ -14,8 +14,11 @@
 //! The rule needs no exception for older files: a file that was closed a moment before the power cut may be torn too.
 //! Files that RocksDB has already moved into sorted files are not read; they need not be whole.
 //!
-//! Missing: rot of the very last synced batch, with nothing after it, looks like a torn tail. RocksDB's own record of
-//! closed WALs in its MANIFEST covers the case of a whole file that is lost or short.
+//! A store that has nothing to write seals its last synced batch r with an empty one {r+1, r}, so that rot of r is told
+//! too. RocksDB's own record of closed WALs in its MANIFEST covers the case of a whole file that is lost or short.
+//!
+//! Missing: damage to both the last synced batch and its seal, or within the moment before it is sealed, looks like a
+//! torn tail.
 
 mod reader;
 #[cfg(test)]
@@ -99,6 +102,22 @@ pub(crate) fn files(dir: &Path) -> Result<BTreeMap<u64, PathBuf>> {
 /// [`Error::Corruption`] names the file and the offset of what is missing although it had been synced, or of a record
 /// that RocksDB does not write with our options.
 pub(crate) fn check_and_cut(dir: &Path, start: &WalStart) -> Result<WalReport> {
+    let (check, files) = read_all(dir, start)?;
+    if let Some(bad) = &check.bad {
+        cut(dir, &files, bad)?;
+    }
+    Ok(check.report())
+}
+
+/// The same check without the cut.
+///
+/// # Errors
+/// As [`check_and_cut`].
+pub(crate) fn check(dir: &Path, start: &WalStart) -> Result<WalReport> {
+    read_all(dir, start).map(|(check, _)| check.report())
+}
+
+fn read_all(dir: &Path, start: &WalStart) -> Result<(Check, BTreeMap<u64, PathBuf>)> {
     let mut check = Check::new(start);
     let files: BTreeMap<u64, PathBuf> =
         files(dir)?.into_iter().filter(|(number, _)| *number >= start.file_min).collect();
@@ -106,10 +125,7 @@ pub(crate) fn check_and_cut(dir: &Path, start: &WalStart) -> Result<WalReport> {
         let bytes = fs::read(path).map_err(|error| io_error(path, error))?;
         check.file(number, path, &bytes)?;
     }
-    if let Some(bad) = &check.bad {
-        cut(dir, &files, bad)?;
-    }
-    Ok(check.report())
+    Ok((check, files))
 }
 
 /// The first place at which the WAL is not whole.

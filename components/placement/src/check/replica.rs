@@ -155,7 +155,21 @@ fn repair(round: &mut Round<'_>, group: &Group<'_>) -> Option<Verdict> {
     {
         return Some(verdict);
     }
-    (coming > 0).then_some(Verdict::Repairing)
+    demote_damaged(round, group).or((coming > 0).then_some(Verdict::Repairing))
+}
+
+/// A damaged voter for which no other store has room makes room on its own: it goes first, and a new one comes there.
+/// It was no help anyway, and those that remain are as many as a quorum needed before.
+fn demote_damaged(round: &mut Round<'_>, group: &Group<'_>) -> Option<Verdict> {
+    let is_damaged = |peer: &Peer| {
+        let site = round.sites.get(&peer.store);
+        site.is_some_and(|site| site.info.is_damaged(group.info.region.id, peer.id))
+    };
+    let (victim, _) = group.voters.iter().find(|(peer, _)| is_damaged(peer) && peer.id != group.leader.id)?;
+    if group.info.region.peers.iter().any(|p| p.role == PeerRole::Learner) {
+        return None;
+    }
+    change(round, group, Reason::Repair, vec![PeerChange::add_learner(*victim)])
 }
 
 /// `None` if no store could take one; waits if limits or ids are all that is in the way.

@@ -87,6 +87,9 @@ impl<'a> Round<'a> {
 
     pub(super) fn peer_health(&self, info: &RegionInfo, peer: &Peer) -> PeerHealth {
         let Some(site) = self.sites.get(&peer.store) else { return PeerHealth::Gone };
+        if site.info.is_damaged(info.region.id, peer.id) {
+            return PeerHealth::Gone;
+        }
         let down_ms = info.down.get(&peer.id).copied();
         // A learner that never answered may be waiting for its first snapshot.
         let may_be_new = peer.role == PeerRole::Learner;

@@ -149,6 +149,9 @@ fn stores_of(info: &RegionInfo) -> Vec<u64> {
 
 use PeerChangeKind::{AddLearner, AddVoter, Remove};
 
+#[path = "damage_tests.rs"]
+mod damage;
+
 #[test]
 fn nothing_is_scheduled_before_all_stores_reported_or_had_time_to() {
     let mut world = World::new(3);

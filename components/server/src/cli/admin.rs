@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use flotilla_proto::flotilla::admin_request::Command;
 use flotilla_proto::flotilla::cluster_service_client::ClusterServiceClient;
-use flotilla_proto::flotilla::{AdminRequest, RegionInfo, RegionsRequest, StoreInfo, StoresRequest};
+use flotilla_proto::flotilla::{
+    AdminRequest, CheckReply, CheckRequest, CompactRequest, RegionInfo, RegionsRequest, StoreInfo,
+    StoreStateRequest, StoresRequest,
+};
 use flotilla_proto::metapb;
 use flotilla_router::{Endpoints, Failover};
 
@@ -78,6 +81,46 @@ impl Admin {
             Err(CliError::Refused { message: reply.error })
         }
     }
+
+    /// Has the leader compare the region's replicas.
+    ///
+    /// # Errors
+    /// [`CliError::Refused`], or no store answered.
+    pub async fn check(&self, region_id: u64) -> Result<CheckReply, CliError> {
+        let call = self.endpoints.call(Failover::Always, |channel| async move {
+            ClusterServiceClient::new(channel).check(CheckRequest { region_id, forwarded: false }).await
+        });
+        let reply = call.await?;
+        if reply.error.is_empty() { Ok(reply) } else { Err(CliError::Refused { message: reply.error }) }
+    }
+
+    /// Has a store drained and removed, or kept after all.
+    ///
+    /// # Errors
+    /// [`CliError::Refused`], or no store answered.
+    pub async fn drain(&self, store_id: u64, drain: bool) -> Result<(), CliError> {
+        let request = StoreStateRequest { store_id, drain, forwarded: false };
+        let call = self.endpoints.call(Failover::Always, |channel| async move {
+            ClusterServiceClient::new(channel).store_state(request).await
+        });
+        done(call.await?.error)
+    }
+
+    /// Has a store compact its files, all of them or those of one region.
+    ///
+    /// # Errors
+    /// [`CliError::Refused`], or no store answered.
+    pub async fn compact(&self, store_id: u64, region_id: u64) -> Result<(), CliError> {
+        let request = CompactRequest { region_id, store_id, forwarded: false };
+        let call = self.endpoints.call(Failover::Always, |channel| async move {
+            ClusterServiceClient::new(channel).compact(request).await
+        });
+        done(call.await?.error)
+    }
+}
+
+fn done(error: String) -> Result<(), CliError> {
+    if error.is_empty() { Ok(()) } else { Err(CliError::Refused { message: error }) }
 }
 
 /// The meta region first, then by start key.

@@ -1,15 +1,26 @@
 //! `flotilla ctl`.
 
 use std::io::Write;
+use std::time::Duration;
 
-use flotilla_proto::flotilla::SplitKeys;
 use flotilla_proto::flotilla::admin_request::Command as AdminCommand;
+use flotilla_proto::flotilla::{CheckReply, SplitKeys, StoreInfo};
+use flotilla_proto::metapb::StoreState;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::admin::Admin;
 use super::common::{Common, Output};
+use super::disk::{Disk, Recover};
 use super::error::CliError;
-use super::render::{descriptor_json, descriptor_table, region_json, region_table, store_json, store_table};
+use super::render::{
+    check_json, check_table, descriptor_json, descriptor_table, region_json, region_table, store_json,
+    store_table,
+};
+
+/// How long a drain is waited for, and how often it is looked at.
+const DRAIN_LIMIT: Duration = Duration::from_secs(30 * 60);
+const LOOK_EVERY: Duration = Duration::from_millis(300);
 
 /// Look at stores and regions, and change them.
 #[derive(Debug, clap::Args)]
@@ -66,6 +77,43 @@ enum CtlCommand {
     AddPeer(OnStore),
     /// Remove the peer on a store
     RemovePeer(OnStore),
+    /// Compare the replicas of a region, or of all; exit status 1 if any differ
+    Check {
+        #[command(flatten)]
+        common: Common,
+        /// Id of the region; without it, all regions one after the other
+        #[arg(long)]
+        region: Option<u64>,
+    },
+    /// Move everything away from a store, then remove it from the cluster
+    DrainStore {
+        #[command(flatten)]
+        common: Common,
+        /// Its id
+        #[arg(long)]
+        store: u64,
+        /// Return at once instead of waiting until it is removed
+        #[arg(long)]
+        no_wait: bool,
+        /// Stop draining: the store stays
+        #[arg(long, conflicts_with = "no_wait")]
+        undo: bool,
+    },
+    /// Compact the files of a store
+    Compact {
+        #[command(flatten)]
+        common: Common,
+        /// Its id
+        #[arg(long)]
+        store: u64,
+        /// Only those of this region
+        #[arg(long, default_value_t = 0)]
+        region: u64,
+    },
+    /// Look at a store that does not run
+    Disk(Disk),
+    /// Go on with what is left of regions that lost their quorum for good
+    Recover(Recover),
 }
 
 #[derive(Debug, clap::Args)]
@@ -124,9 +172,81 @@ impl Ctl {
             CtlCommand::RemovePeer(on) => {
                 change(&on.common, on.region, AdminCommand::RemovePeerOnStore(on.store)).await?
             }
+            CtlCommand::Check { common, region } => return check(&common, region, out).await,
+            CtlCommand::DrainStore { common, store, no_wait, undo } => {
+                Admin::new(&common.pd)?.drain(store, !undo).await?;
+                if !no_wait && !undo {
+                    wait_removed(&common, store).await?;
+                }
+                done(&common)
+            }
+            CtlCommand::Compact { common, store, region } => {
+                Admin::new(&common.pd)?.compact(store, region).await?;
+                done(&common)
+            }
+            CtlCommand::Disk(disk) => return disk.run(out),
+            CtlCommand::Recover(recover) => return recover.run(out),
         };
         writeln!(out, "{text}").map_err(CliError::Output)
     }
+}
+
+fn done(common: &Common) -> String {
+    match common.output {
+        Output::Json => "[]".to_owned(),
+        Output::Table => "done".to_owned(),
+    }
+}
+
+/// Waits until a drained store is removed.
+async fn wait_removed(common: &Common, id: u64) -> Result<(), CliError> {
+    let admin = Admin::new(&common.pd)?;
+    let give_up = Instant::now() + DRAIN_LIMIT;
+    loop {
+        let stores = admin.stores().await?;
+        let found = stores.iter().find(|info| info.store.as_ref().is_some_and(|store| store.id == id));
+        let is_gone = |info: &StoreInfo| {
+            info.store.as_ref().is_some_and(|store| store.state() == StoreState::Tombstone)
+        };
+        match found {
+            Some(info) if !is_gone(info) && Instant::now() >= give_up => {
+                return Err(CliError::NotDrained { id, regions: u64::from(info.region_count) });
+            }
+            Some(info) if !is_gone(info) => tokio::time::sleep(LOOK_EVERY).await,
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Compares replicas and shows what each holds.
+async fn check(common: &Common, region: Option<u64>, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
+    let admin = Admin::new(&common.pd)?;
+    let ids = match region {
+        Some(id) => vec![id],
+        None => {
+            let regions = admin.regions(0).await?;
+            regions.iter().filter_map(|info| info.region.as_ref()).map(|region| region.id).collect()
+        }
+    };
+    let mut checked = Vec::new();
+    for id in ids {
+        checked.push((id, admin.check(id).await?));
+    }
+    let text = match common.output {
+        Output::Json => {
+            checked.iter().map(|(id, reply)| check_json(*id, reply)).collect::<Value>().to_string()
+        }
+        Output::Table => check_table(&checked),
+    };
+    writeln!(out, "{text}").map_err(CliError::Output)?;
+    let differing: Vec<u64> = checked.iter().filter(|(_, reply)| differs(reply)).map(|(id, _)| *id).collect();
+    if differing.is_empty() { Ok(()) } else { Err(CliError::ReplicasDiffer { regions: differing }) }
+}
+
+fn differs(reply: &CheckReply) -> bool {
+    let mut digests = reply.replicas.iter().filter(|r| r.has_digest).map(|r| (r.crc, r.keys, r.bytes));
+    let first = digests.next();
+    digests.any(|digest| Some(digest) != first)
 }
 
 /// Carries out a command and shows the regions that it left.

@@ -118,6 +118,40 @@ pub enum CliError {
         /// The record.
         path: PathBuf,
     },
+    /// A data directory cannot be used.
+    #[error("{}: {why}", path.display())]
+    Disk {
+        /// Which one.
+        path: PathBuf,
+        /// The store's own words.
+        why: String,
+    },
+    /// Something on a disk is not what was written.
+    #[error("{regions} regions are damaged, or the log is")]
+    DamagedDisk {
+        /// Regions with damage.
+        regions: usize,
+    },
+    /// Replicas of regions hold different things.
+    #[error("replicas differ in regions {regions:?}")]
+    ReplicasDiffer {
+        /// The regions.
+        regions: Vec<u64>,
+    },
+    /// Not a file that `ctl recover --report` wrote.
+    #[error("{}: not a report of survivors", path.display())]
+    BadReport {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// A store is not drained in time; it goes on without being waited for.
+    #[error("store {id} still has {regions} regions; ask again with `ctl stores`")]
+    NotDrained {
+        /// The store.
+        id: u64,
+        /// Regions with a replica there.
+        regions: u64,
+    },
     /// The resume record cannot be understood.
     #[error("{}: not a resume record", path.display())]
     BadResume {
@@ -127,6 +161,11 @@ pub enum CliError {
 }
 
 impl CliError {
+    /// A data directory cannot be used.
+    pub(super) fn disk(path: &std::path::Path, error: &flotilla_raftstore::StoreError) -> Self {
+        Self::Disk { path: path.to_owned(), why: error.to_string() }
+    }
+
     /// For `map_err` after an operation on a file.
     pub(super) fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();

@@ -8,6 +8,7 @@ mod admin;
 mod bar;
 mod common;
 mod ctl;
+mod disk;
 mod error;
 mod export;
 mod import;

@@ -2,7 +2,7 @@
 
 use comfy_table::Table;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use flotilla_proto::flotilla::{RegionInfo, StoreInfo};
+use flotilla_proto::flotilla::{CheckReply, DamagedPeer, RegionInfo, StoreInfo};
 use flotilla_proto::metapb;
 use serde_json::{Value, json};
 
@@ -34,8 +34,17 @@ pub(super) fn pair_json(common: &Common, key: &[u8], value: Option<&[u8]>) -> Va
 
 /// Stores for people.
 pub fn store_table(stores: &[StoreInfo]) -> String {
-    let mut table =
-        table(&["store", "address", "state", "regions", "leaders", "free", "capacity", "last heard"]);
+    let mut table = table(&[
+        "store",
+        "address",
+        "state",
+        "regions",
+        "leaders",
+        "free",
+        "capacity",
+        "last heard",
+        "damaged",
+    ]);
     for info in stores {
         let store = info.store.clone().unwrap_or_default();
         table.add_row([
@@ -47,6 +56,7 @@ pub fn store_table(stores: &[StoreInfo]) -> String {
             show_size(info.available_bytes),
             show_size(info.capacity_bytes),
             format!("{:.1} s ago", info.last_heard_ms as f64 / 1_000.0),
+            info.damaged.iter().map(|d| d.region_id.to_string()).collect::<Vec<_>>().join(" "),
         ]);
     }
     table.to_string()
@@ -67,7 +77,53 @@ pub(super) fn store_json(info: &StoreInfo) -> Value {
         "capacity_bytes": info.capacity_bytes,
         "available_bytes": info.available_bytes,
         "last_heard_ms": info.last_heard_ms,
+        "damaged": info.damaged.iter().map(damaged_json).collect::<Vec<_>>(),
     })
+}
+
+/// A damaged replica for machines.
+fn damaged_json(damaged: &DamagedPeer) -> Value {
+    json!({ "region_id": damaged.region_id, "peer_id": damaged.peer_id, "why": damaged.why })
+}
+
+/// What a comparison of replicas showed, for machines.
+pub(super) fn check_json(region: u64, reply: &CheckReply) -> Value {
+    let replicas = reply.replicas.iter().map(|replica| {
+        let digest = replica
+            .has_digest
+            .then(|| json!({ "crc": replica.crc, "keys": replica.keys, "bytes": replica.bytes }));
+        json!({
+            "peer": replica.peer.as_ref().map(peer_json),
+            "digest": digest,
+            "is_odd": replica.is_odd,
+        })
+    });
+    json!({ "region": region, "index": reply.index, "replicas": replicas.collect::<Vec<_>>() })
+}
+
+/// What comparisons of replicas showed, for people.
+pub(super) fn check_table(checked: &[(u64, CheckReply)]) -> String {
+    let mut table = table(&["region", "index", "replica", "keys", "bytes", "crc", "verdict"]);
+    for (region, reply) in checked {
+        for replica in &reply.replicas {
+            let shown = |text: String| if replica.has_digest { text } else { String::new() };
+            table.add_row([
+                region.to_string(),
+                reply.index.to_string(),
+                replica.peer.as_ref().map(show_peer).unwrap_or_default(),
+                shown(replica.keys.to_string()),
+                shown(replica.bytes.to_string()),
+                shown(format!("{:08x}", replica.crc)),
+                match (replica.has_digest, replica.is_odd) {
+                    (false, _) => "no answer",
+                    (true, true) => "differs: is replaced",
+                    (true, false) => "",
+                }
+                .to_owned(),
+            ]);
+        }
+    }
+    table.to_string()
 }
 
 /// Regions for people.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flotilla_kv::{Command, Reply, Value, View, get_latest};
 use flotilla_raftstore::{ReadGrant, RegionContext, RequestError, Store};
-use flotilla_region::KeyRange;
+use flotilla_region::{KeyRange, Region};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -73,12 +73,24 @@ impl Access {
             check_inside(read.context, &local.region().range, key)?;
             let found = get_latest(&**self.store.engine(), key, now_ms);
             if local.still_holds(&**self.store.clock()) {
-                return Ok(found?);
+                return self.judge(local.region(), found.map_err(Failure::from));
             }
         }
         let grant = self.ask(read).await?;
         check_inside(read.context, &grant.region.range, key)?;
-        Ok(View::new(&*grant.snapshot, &grant.region, now_ms).get(key)?)
+        let found = View::new(&*grant.snapshot, &grant.region, now_ms).get(key);
+        self.judge(&grant.region, found.map_err(Failure::from))
+    }
+
+    /// A read that met damage takes the region out of service on this store; the client asks again, and elsewhere.
+    pub fn judge<T>(&self, region: &Region, read: Result<T, Failure>) -> Result<T, Failure> {
+        match read {
+            Err(Failure::Damaged(why)) => {
+                self.store.report_damage(region, &why);
+                Err(RequestError::RegionNotFound(region.id).into())
+            }
+            read => read,
+        }
     }
 
     /// A view of a region that holds every write acknowledged before the call, and the time to read it for.

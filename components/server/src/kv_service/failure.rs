@@ -12,6 +12,8 @@ pub enum Failure {
     Region(RequestError),
     /// The request makes no sense, or the disk failed: trying again does not help.
     Text(String),
+    /// What is stored is not what was written. Never leaves the process: the region goes out of service here.
+    Damaged(String),
     /// The request is not for this process at all.
     Status(Status),
 }
@@ -31,7 +33,7 @@ impl From<RequestError> for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::Text(error.to_string())
+        if error.is_damage() { Self::Damaged(error.to_string()) } else { Self::Text(error.to_string()) }
     }
 }
 

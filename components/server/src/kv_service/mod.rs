@@ -72,7 +72,7 @@ impl Kv {
     fn refuse<T: Refusable>(&self, failure: Failure) -> Result<T, Status> {
         match failure {
             Failure::Status(status) => Err(status),
-            Failure::Text(text) => Ok(T::failed(text)),
+            Failure::Text(text) | Failure::Damaged(text) => Ok(T::failed(text)),
             Failure::Region(error) => {
                 let (kind, error) = region_error(&error);
                 self.metrics().region_error(kind);

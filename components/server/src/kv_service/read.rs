@@ -122,9 +122,11 @@ impl Kv {
         now_ms: u64,
         read: impl FnOnce(View<'_>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
+        let region = grant.region.clone();
         let task =
             tokio::task::spawn_blocking(move || read(View::new(&*grant.snapshot, &grant.region, now_ms)));
-        task.await.unwrap_or_else(|_| Err(Failure::text("the read was given up")))
+        let read = task.await.unwrap_or_else(|_| Err(Failure::text("the read was given up")));
+        self.access.judge(&region, read)
     }
 }
 

@@ -72,6 +72,22 @@ impl Cluster {
         Self::start_program(flotilla(), count, &settings)
     }
 
+    /// Starts more stores than a region has replicas, and waits until every region has all of its own.
+    pub fn start_wide(count: usize, settings: Settings) -> Self {
+        let mut cluster = Self::prepare(flotilla(), count, &settings);
+        cluster.stores.iter_mut().for_each(Store::spawn);
+        cluster.wait_ready();
+        wait_for("every region has three replicas", PATIENCE, || {
+            let regions = cluster.try_regions()?;
+            let bad = |r: &&RegionView| r.voters.len() != 3 || r.others > 0 || r.leader.is_none();
+            match (regions.len(), regions.iter().find(bad)) {
+                (3.., None) => Ok(()),
+                (_, bad) => Err(format!("{bad:?}")),
+            }
+        });
+        cluster
+    }
+
     /// The same with another program than the product for the stores.
     pub fn start_program(binary: &Path, count: usize, settings: &Settings) -> Self {
         let mut cluster = Self::prepare(binary, count, settings);

@@ -1,0 +1,48 @@
+//! What becomes of replicas that their stores say are damaged.
+
+use super::*;
+
+#[test]
+fn a_damaged_replica_is_swapped_for_one_elsewhere_where_there_is_room() {
+    let mut world = World::new(4);
+    let mut info = region(1, &[1, 2, 3]);
+    world.report(&info);
+    world.view.damaged(StoreId(2), [(info.region.id, PeerId(12))].into());
+    let (reason, step) = world.take(&mut info);
+    let Step::ChangePeers(changes) = step else { panic!("{step:?}") };
+    assert_eq!((reason, changes[0].kind, changes[0].peer.store), (Reason::Repair, AddLearner, StoreId(4)));
+    while stores_of(&info) != [1, 3, 4] {
+        world.take(&mut info);
+    }
+    assert_eq!(world.check(), []);
+}
+
+#[test]
+fn a_damaged_replica_makes_room_for_its_successor_on_the_same_store() {
+    let mut world = World::new(3);
+    let mut info = region(1, &[1, 2, 3]);
+    world.report(&info);
+    // Its id is not known: the descriptor cannot be read.
+    world.view.damaged(StoreId(2), [(info.region.id, PeerId::ZERO)].into());
+    let (_, step) = world.take(&mut info);
+    assert_eq!(step, Step::ChangePeers(vec![change(AddLearner, 12, 2)]));
+    assert_eq!(world.take(&mut info).1, Step::ChangePeers(vec![change(Remove, 12, 2)]));
+    // The store has removed what it had.
+    world.view.damaged(StoreId(2), [].into());
+    let (_, step) = world.take(&mut info);
+    let Step::ChangePeers(changes) = step else { panic!("{step:?}") };
+    assert_eq!((changes[0].kind, changes[0].peer.store), (AddLearner, StoreId(2)));
+    assert_ne!(changes[0].peer.id, PeerId(12));
+    world.take(&mut info);
+    assert_eq!((stores_of(&info), world.check()), (vec![1, 2, 3], Vec::new()));
+}
+
+#[test]
+fn a_damaged_replica_stays_while_the_others_are_no_quorum_without_it() {
+    let mut world = World::new(3);
+    let info = region(1, &[1, 2, 3]);
+    world.report(&info);
+    world.view.damaged(StoreId(2), [(info.region.id, PeerId(12))].into());
+    world.pass_without(60_000, &[3]);
+    assert_eq!(world.check(), []);
+}

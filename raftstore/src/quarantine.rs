@@ -1,0 +1,254 @@
+//! Regions that are out of service on this store because what it has of them is damaged.
+//!
+//! Such a region steps no messages, serves nothing and keeps its key range; the store reports it, placement replaces
+//! its peer from the others, and its end comes as that of any removed peer: with a tombstone. What is wrong is written
+//! down in `data`, so that a restart does not bring a replica back that is known to be wrong.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flotilla_engine::WriteBatch;
+use flotilla_region::{Peer as PeerInfo, PeerId, Region, RegionEpoch, RegionId, keys};
+
+use crate::admin::merge::Retire;
+use crate::background::BackgroundMsg;
+use crate::codec::{get_bytes, get_u64, put_bytes, put_u64};
+use crate::error::{Damage, Quarantined};
+use crate::msg::{Applied, ApplyMsg, CreatePeer, Effect, Incarnation, RaftMsg};
+use crate::outbox::raft_message;
+use crate::shared::Counters;
+use crate::state::LogId;
+use crate::worker::Env;
+
+/// What is known of a damaged region.
+pub(crate) struct Bad {
+    pub id: RegionId,
+    /// Its descriptor, if that can be read. Otherwise its key range is not kept from others.
+    pub region: Option<Arc<Region>>,
+    /// The peer here; several if only the log tells, none if nothing does.
+    pub peers: Vec<PeerId>,
+    pub damage: Damage,
+}
+
+struct Entry {
+    region: Option<Arc<Region>>,
+    peers: Vec<PeerId>,
+    /// The removal under way.
+    closing: Option<Incarnation>,
+}
+
+/// The damaged regions of one raft worker.
+#[derive(Default)]
+pub(crate) struct Quarantine {
+    entries: BTreeMap<RegionId, Entry>,
+}
+
+/// Serialised note in `data`: {peer u64, reason}.
+pub(crate) fn encode_note(peer: PeerId, why: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_u64(&mut out, peer.0);
+    put_bytes(&mut out, why.as_bytes());
+    out
+}
+
+/// Reads a note; `None` if it is none.
+pub(crate) fn decode_note(mut data: Bytes) -> Option<(PeerId, String)> {
+    let peer = PeerId(get_u64(&mut data)?);
+    let why = get_bytes(&mut data)?;
+    Some((peer, String::from_utf8_lossy(&why).into_owned()))
+}
+
+impl Quarantine {
+    /// Whether a region is in here.
+    pub(crate) fn has(&self, id: RegionId) -> bool {
+        self.entries.contains_key(&id)
+    }
+
+    /// Takes a region out of service.
+    pub(crate) fn add(&mut self, bad: Bad, env: &mut Env) {
+        let Bad { id, region, peers, damage } = bad;
+        let peer = peers.first().copied().unwrap_or_default();
+        tracing::error!(region = id.0, peer = peer.0, why = %damage, "region is damaged: out of service on this store");
+        Counters::add(&env.shared.counters.regions_quarantined, 1);
+        if let Some(region) = &region {
+            env.shared.ranges.lock().take(id, region.space, &region.range);
+        }
+        let why = damage.to_string();
+        if !peer.is_zero() && !matches!(damage, Damage::Command(_)) {
+            let mut batch = WriteBatch::new();
+            batch.put(&keys::quarantine(id), &encode_note(peer, &why));
+            if let Err(error) = env.shared.engine.write(&batch) {
+                return env.shared.fail(&error.into());
+            }
+            env.shared.links.background.send(BackgroundMsg::Checkpoint(Box::new(|| {})));
+        }
+        self.entries.insert(id, Entry { region, peers, closing: None });
+        self.publish(id, &why, env);
+    }
+
+    /// Lets the store's reports say it.
+    fn publish(&self, id: RegionId, why: &str, env: &Env) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        let unknown = [PeerId::ZERO];
+        let peers = if entry.peers.is_empty() { &unknown[..] } else { &entry.peers };
+        let list = peers.iter().map(|peer| Quarantined { region: id, peer: *peer, why: why.to_owned() });
+        env.shared.quarantine.lock().insert(id, list.collect());
+    }
+
+    /// A message for the region. One for another peer of a newer membership says that the peer here was removed.
+    pub(crate) fn on_message(&mut self, id: RegionId, to: PeerInfo, epoch: RegionEpoch, env: &mut Env) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if entry.peers.is_empty() {
+            entry.peers.push(to.id);
+            let known = env.shared.quarantine.lock().get(&id).and_then(|list| list.first().cloned());
+            let why = known.map(|known| known.why).unwrap_or_default();
+            return self.publish(id, &why, env);
+        }
+        let conf_ver = entry.region.as_ref().map_or(0, |region| region.epoch.conf_ver);
+        if !entry.peers.contains(&to.id) && conf_ver < epoch.conf_ver {
+            self.close(id, RegionEpoch::default(), env);
+        }
+    }
+
+    /// The group says that the peer here was removed.
+    pub(crate) fn on_tombstone(&mut self, id: RegionId, me: PeerInfo, epoch: RegionEpoch, env: &mut Env) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        let is_mine = entry.peers.is_empty() || entry.peers.contains(&me.id);
+        let is_listed = entry
+            .region
+            .as_ref()
+            .is_some_and(|region| epoch.conf_ver <= region.epoch.conf_ver && region.peer(me.id).is_some());
+        if is_mine && !is_listed {
+            self.close(id, epoch, env);
+        }
+    }
+
+    /// Removes what is here of the region, with a tombstone of its own epoch, or of `epoch` if that is not known.
+    fn close(&mut self, id: RegionId, epoch: RegionEpoch, env: &mut Env) {
+        let incarnation = env.next_incarnation();
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.closing.is_none()) else { return };
+        entry.closing = Some(incarnation);
+        let peer = entry.peers.first().copied().unwrap_or_default();
+        let worker = env.shared.links.apply_of(id).clone();
+        let epoch = match &entry.region {
+            Some(region) => {
+                // Whoever removes a region has to know its range.
+                let (region, applied) = (region.clone(), LogId::default());
+                worker.send(ApplyMsg::Register {
+                    region: region.clone(),
+                    peer,
+                    incarnation,
+                    applied,
+                    merge: None,
+                });
+                region.epoch
+            }
+            None => epoch,
+        };
+        worker.send(ApplyMsg::Destroy { region: id, peer, incarnation, epoch, merged: None });
+    }
+
+    /// The removal is written. Returns the peers whose logs may go once that is durable.
+    pub(crate) fn on_destroyed(&mut self, id: RegionId, incarnation: Incarnation, env: &Env) -> Vec<PeerId> {
+        if self.entries.get(&id).is_none_or(|entry| entry.closing != Some(incarnation)) {
+            return Vec::new();
+        }
+        tracing::info!(region = id.0, "damaged region is removed from this store");
+        env.shared.quarantine.lock().remove(&id);
+        self.entries.remove(&id).map(|entry| entry.peers).unwrap_or_default()
+    }
+
+    /// What the region's applier did before it learned of the end: a split still gives birth to its children.
+    pub(crate) fn on_applied(&mut self, applied: Applied, env: &mut Env) {
+        let Some(entry) = self.entries.get_mut(&applied.region) else { return };
+        for effect in applied.effects {
+            match effect {
+                Effect::Split { regions, .. } => {
+                    env.shared.ranges.lock().split(&regions);
+                    for region in regions {
+                        if region.id == applied.region {
+                            entry.region = Some(Arc::new(region));
+                        } else {
+                            let create = CreatePeer { region, campaign: false };
+                            let worker = env.shared.links.raft_of(create.region.id);
+                            worker.send(RaftMsg::Create(Box::new(create)));
+                        }
+                    }
+                }
+                Effect::Membership { region, .. } => entry.region = Some(region),
+                Effect::Prepared { region, .. } | Effect::Voided { region } => {
+                    entry.region = Some(Arc::new(region));
+                }
+                Effect::Merged { region, source } => {
+                    {
+                        let mut ranges = env.shared.ranges.lock();
+                        ranges.release(source.id);
+                        ranges.take(region.id, region.space, &region.range);
+                    }
+                    entry.region = Some(Arc::new(region));
+                    if let Some(peer) = source.peer_on(env.shared.origin.store) {
+                        let gone = RaftMsg::Merged { region: source.id, peer: peer.id };
+                        env.shared.links.raft_of(source.id).send(gone);
+                    }
+                }
+                Effect::MembershipRefused { .. } | Effect::Expecting { .. } | Effect::RolledBack => {}
+            }
+        }
+    }
+
+    /// A target on this store needs a damaged source to be applied up to its end, which it will never be: the target has
+    /// to come back from another store too, and its snapshot takes the place of both.
+    pub(crate) fn on_retire(&mut self, retire: &Retire, env: &mut Env) {
+        let Retire { source, target, commit, .. } = retire;
+        if !self.has(*source) {
+            return;
+        }
+        let worker = env.shared.links.raft_of(*target);
+        let mut ranges = env.shared.ranges.lock();
+        if commit.is_some() {
+            ranges.doom(*source, *target);
+            let damage = Damage::Record("source of a merge");
+            worker.send(RaftMsg::Damaged { region: *target, peer: PeerId::ZERO, damage });
+        } else if ranges.is_doomed(*source, *target) {
+            worker.send(RaftMsg::Retired { target: *target, source: *source });
+        }
+    }
+
+    /// The region became part of another one on this store's disk.
+    pub(crate) fn on_merged(&mut self, id: RegionId, env: &Env) {
+        if self.entries.remove(&id).is_some() {
+            env.shared.quarantine.lock().remove(&id);
+        }
+    }
+
+    /// Asks the others whether the damaged peers are still members: the word that they are not may have been lost.
+    pub(crate) fn ask_others(&self, env: &mut Env) {
+        for entry in self.entries.values() {
+            let Some(region) = &entry.region else { continue };
+            let me = entry.peers.first().and_then(|peer| region.peer(*peer)).copied();
+            let me = me.unwrap_or(PeerInfo {
+                id: entry.peers.first().copied().unwrap_or_default(),
+                store: env.shared.origin.store,
+                ..PeerInfo::default()
+            });
+            for other in region.peers.iter().filter(|p| p.store != me.store) {
+                let mut question = raft_message(region, me, *other, None, false);
+                question.check_stale = true;
+                env.outbox.push(other.store, question);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_survives_encoding() {
+        let note = encode_note(PeerId(7), "a block of 4 KiB");
+        assert_eq!(decode_note(note.into()), Some((PeerId(7), "a block of 4 KiB".to_owned())));
+        assert_eq!(decode_note(Bytes::from_static(b"short")), None);
+    }
+}
