@@ -161,7 +161,7 @@ impl World {
         self.hosts[&id].engine.refuse_writes();
     }
 
-    /// A store's data is compacted, and so flushed.
+    /// A store's data is compacted.
     pub(super) fn compact(&mut self, id: StoreId) {
         let now = self.now_us();
         self.trace.note(now, &[43, id.0], || format!("the data of store {id} is compacted"));
