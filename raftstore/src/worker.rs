@@ -562,7 +562,7 @@ impl RaftWorker {
             let best = peer
                 .node
                 .progress_iter()
-                .filter(|(id, p)| *id != me && !p.is_learner && p.recent_active)
+                .filter(|(id, p)| *id != me && !p.is_learner && p.is_alive())
                 .max_by_key(|(_, p)| p.matched)
                 .map(|(id, _)| id);
             if let Some(to) = best {

@@ -201,6 +201,7 @@ impl<S: Storage> Raft<S> {
             progress.sent_commit = Index::ZERO;
             progress.pending_request_snapshot = Index::ZERO;
             progress.recent_active = false;
+            progress.was_active = false;
             progress.append_due = false;
         }
         self.outbox.appends_due = false;

@@ -80,7 +80,7 @@ impl Peer {
         }
         let voters: Vec<PeerId> = plan.peers.iter().filter(votes_after).map(|p| p.id).collect();
         let healthy = |id: &&PeerId| {
-            **id == self.me.id || self.node.progress(**id).is_some_and(|progress| progress.recent_active)
+            **id == self.me.id || self.node.progress(**id).is_some_and(|progress| progress.is_alive())
         };
         if voters.iter().filter(healthy).count() < voters.len() / 2 + 1 {
             return Err("the region would lose its quorum of healthy voters");

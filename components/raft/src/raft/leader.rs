@@ -33,7 +33,7 @@ impl<S: Storage> Raft<S> {
         }
         let own = self.id;
         for (_, progress) in self.tracker.progress.iter_mut().filter(|(id, _)| *id != own) {
-            progress.recent_active = false;
+            progress.listen_anew();
         }
     }
 

@@ -40,6 +40,8 @@ pub struct Progress {
     pub state: ProgressState,
     /// Whether the peer was heard from since the last quorum check.
     pub recent_active: bool,
+    /// Whether it was heard from between the last two quorum checks.
+    pub(crate) was_active: bool,
     /// Whether sending pauses until the next response.
     pub is_flow_paused: bool,
     /// Whether the peer is a learner.
@@ -61,10 +63,22 @@ impl Progress {
             inflights,
             state: ProgressState::Probe,
             recent_active: false,
+            was_active: false,
             is_flow_paused: false,
             is_learner,
             append_due: false,
         }
+    }
+
+    /// Whether the peer was heard from lately: since the last quorum check, or in the time before it. Just after a check
+    /// nobody is `recent_active`, which says nothing about anybody.
+    pub fn is_alive(&self) -> bool {
+        self.recent_active || self.was_active
+    }
+
+    /// A quorum check begins a new time of listening.
+    pub(crate) fn listen_anew(&mut self) {
+        self.was_active = std::mem::replace(&mut self.recent_active, false);
     }
 
     fn enter(&mut self, state: ProgressState) {

@@ -496,6 +496,28 @@ fn the_quorum_check_keeps_a_leader_with_a_quorum_and_removes_one_without() {
 }
 
 #[test]
+fn a_peer_is_alive_until_it_is_silent_between_two_quorum_checks() {
+    let config = Config { check_quorum: true, ..config(1) };
+    let mut peer = Peer::leader(&config, storage(members(&[1, 2, 3], &[]), &[]));
+    let answers = |peer: &mut Peer, from: &[u64]| {
+        for _ in 0..ELECTION_TICKS {
+            from.iter().for_each(|id| peer.step(message(Kind::HeartbeatResponse, *id, 1)));
+            peer.tick(1);
+            peer.work();
+        }
+    };
+    let alive = |peer: &Peer| [2, 3].map(|id| peer.raw.progress(PeerId(id)).expect("a member").is_alive());
+    answers(&mut peer, &[2, 3]);
+    assert_eq!(alive(&peer), [true, true]);
+    // To the end of a time in which 3 was silent: the check itself makes nobody dead.
+    answers(&mut peer, &[2]);
+    answers(&mut peer, &[2]);
+    assert_eq!((peer.raw.role(), alive(&peer)), (Leader, [true, false]));
+    peer.step(message(Kind::HeartbeatResponse, 3, 1));
+    assert_eq!(alive(&peer), [true, true]);
+}
+
+#[test]
 fn learners_do_not_keep_a_leader_in_office() {
     let config = Config { check_quorum: true, ..config(1) };
     let mut peer = Peer::leader(&config, storage(members(&[1, 2, 3], &[4]), &[]));

@@ -26,7 +26,7 @@ impl Peer {
             return done(Err(RequestError::Merging(self.id())));
         }
         let is_well = |p: &flotilla_raft::Progress| {
-            p.state == ProgressState::Replicate && p.recent_active && p.matched >= self.gc.base()
+            p.state == ProgressState::Replicate && p.is_alive() && p.matched >= self.gc.base()
         };
         let ill = self.node.progress_iter().any(|(id, p)| id != self.me.id && !is_well(p));
         if ill {
