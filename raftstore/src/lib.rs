@@ -8,8 +8,9 @@
 //! `log_writer` (one synced batch for all regions) and `outbox` (appends leave before the own sync) → followers the
 //! same → commit → `apply` (one batch for all regions) → the caller.
 
-#[macro_use]
-pub mod planted;
+#[macro_use(planted)]
+extern crate flotilla_planted;
+
 mod admin;
 mod apply;
 mod background;
@@ -26,6 +27,7 @@ mod msg;
 mod outbox;
 mod peer;
 pub mod placement;
+pub mod planted;
 mod quarantine;
 mod recovery;
 mod shared;

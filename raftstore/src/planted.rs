@@ -1,83 +1,38 @@
-//! Bugs made on purpose, for the simulator to find: never in a product build, where `planted!` is `false`.
+//! Bugs of the stores made on purpose, for the simulator to find: never in a product build.
 
-#[cfg(feature = "planted")]
-pub use on_purpose::{Bug, plant};
-
-/// Whether the simulator planted this bug in the stores that the thread runs.
-#[cfg(feature = "planted")]
-macro_rules! planted {
-    ($bug:ident) => {
-        $crate::planted::has($crate::planted::Bug::$bug)
-    };
-}
-
-/// No bug is ever planted in a product build.
-#[cfg(not(feature = "planted"))]
-macro_rules! planted {
-    ($bug:ident) => {
-        false
-    };
-}
-
-/// Whether a bug is planted.
-#[cfg(feature = "planted")]
-pub(crate) fn has(bug: Bug) -> bool {
-    on_purpose::is_planted(bug)
-}
-
-#[cfg(feature = "planted")]
-mod on_purpose {
-    use std::cell::Cell;
-
-    /// What may be wrong.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Bug {
-        /// The hard state on disk holds no vote.
-        VoteNotPersisted,
-        /// What a sync of `log` would make true is told without one.
-        AckBeforeSync,
-        /// A leader keeps its lease while it hands over.
-        LeaseThroughTransfer,
-        /// A split forgets the vote that its child gave before.
-        SplitOverVote,
-        /// A parent leader renews its lease while a split of it is under way.
-        ChildServedByParent,
-        /// A split does not write the descriptors of its children.
-        ChildForgotten,
-        /// Commands of an older shape of the region are applied.
-        StaleEpochApplied,
-        /// A snapshot leaves out the last key.
-        LastKeyMissing,
-        /// Ranges that are taken keep nothing away.
-        SnapshotOverlap,
-        /// What is applied is taken for durable: the log is cut at it.
-        TruncatedTooFar,
-        /// The applied index is written before the data that it stands for.
-        AppliedIndexApart,
-        /// A removed peer leaves nothing behind.
-        NoTombstone,
-        /// A source's leader reads under its lease after it proposed to become part of its target.
-        LeaseThroughMerge,
-        /// A target takes its source over before that one is applied up to its end.
-        MergeBeforeCaughtUp,
-        /// A source gives its target none of the entries that a slow peer of it may lack.
-        MergeWithoutEntries,
-        /// A source that is known to be merged is destroyed before its target here is past the merge.
-        SourceBuriedEarly,
-        /// A source that is final takes it back when the target is slow.
-        RollbackAfterPrepare,
-    }
-
-    thread_local! {
-        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
-    }
-
-    /// Plants a bug in everything that this thread runs, or pulls it out again.
-    pub fn plant(bug: Option<Bug>) {
-        PLANTED.set(bug);
-    }
-
-    pub(super) fn is_planted(bug: Bug) -> bool {
-        PLANTED.get() == Some(bug)
-    }
+flotilla_planted::bugs! {
+    /// The hard state on disk holds no vote.
+    VoteNotPersisted,
+    /// What a sync of `log` would make true is told without one.
+    AckBeforeSync,
+    /// A leader keeps its lease while it hands over.
+    LeaseThroughTransfer,
+    /// A split forgets the vote that its child gave before.
+    SplitOverVote,
+    /// A parent leader renews its lease while a split of it is under way.
+    ChildServedByParent,
+    /// A split does not write the descriptors of its children.
+    ChildForgotten,
+    /// Commands of an older shape of the region are applied.
+    StaleEpochApplied,
+    /// A snapshot leaves out the last key.
+    LastKeyMissing,
+    /// Ranges that are taken keep nothing away.
+    SnapshotOverlap,
+    /// What is applied is taken for durable: the log is cut at it.
+    TruncatedTooFar,
+    /// The applied index is written before the data that it stands for.
+    AppliedIndexApart,
+    /// A removed peer leaves nothing behind.
+    NoTombstone,
+    /// A source's leader reads under its lease after it proposed to become part of its target.
+    LeaseThroughMerge,
+    /// A target takes its source over before that one is applied up to its end.
+    MergeBeforeCaughtUp,
+    /// A source gives its target none of the entries that a slow peer of it may lack.
+    MergeWithoutEntries,
+    /// A source that is known to be merged is destroyed before its target here is past the merge.
+    SourceBuriedEarly,
+    /// A source that is final takes it back when the target is slow.
+    RollbackAfterPrepare,
 }

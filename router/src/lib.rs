@@ -10,11 +10,13 @@
 //!
 //! **Architecture invariant:** only the files under `client/` (and `testing/`) read a clock or wait.
 
-#[macro_use]
-pub mod planted;
+#[macro_use(planted)]
+extern crate flotilla_planted;
+
 mod client;
 mod error;
 mod learn;
+pub mod planted;
 mod region_cache;
 mod retry;
 mod rng;

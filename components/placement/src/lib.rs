@@ -24,13 +24,15 @@
 //! Missing: placement rules per key range, balance of hot regions, balance by bytes; keys and reads do not count where
 //! small regions are merged.
 
-#[macro_use]
-pub mod planted;
+#[macro_use(planted)]
+extern crate flotilla_planted;
+
 mod check;
 mod config;
 mod ids;
 pub mod meta;
 mod operator;
+pub mod planted;
 mod route;
 mod store;
 mod view;

@@ -117,8 +117,9 @@
 //! `tracker.rs` is what a leader knows about its peers, `quorum.rs` and `changer.rs` are the rules of majorities and
 //! membership, each checked against a naive model.
 
-#[macro_use]
-pub mod planted;
+#[macro_use(planted)]
+extern crate flotilla_planted;
+
 mod changer;
 mod conf_change;
 mod config;
@@ -129,6 +130,7 @@ mod mem_storage;
 mod message;
 mod outbox;
 mod peer_set;
+pub mod planted;
 pub mod quorum;
 mod raft;
 mod raw_node;
