@@ -30,12 +30,9 @@ const NOT_BELOW_THE_WIRING: [(&str, &str); 19] = [
 ];
 
 /// Where something from the list above is named all the same, and why that is sound.
-const SEAMS: [(&str, &str, &str); 5] = [
+const SEAMS: [(&str, &str, &str); 2] = [
     ("raftstore/src/mailbox.rs", "recv_timeout", "where a thread waits for work; a simulator never calls it"),
-    ("raftstore/src/planted.rs", "thread_local!", A_SWITCH),
-    ("components/raft/src/planted.rs", "thread_local!", A_SWITCH),
-    ("components/placement/src/planted.rs", "thread_local!", A_SWITCH),
-    ("router/src/planted.rs", "thread_local!", A_SWITCH),
+    ("components/planted/src/lib.rs", "thread_local!", A_SWITCH),
 ];
 
 /// A simulated cluster is one thread, and a bug is planted in one cluster.
