@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use flotilla_engine::EngineSnapshot;
-use flotilla_raftstore::LogId;
+use flotilla_raftstore::{LogId, RegionState};
 use flotilla_region::{Region, StoreId, keys};
 
 /// Content hashes by (region, applied index), with where they were seen first.
@@ -29,10 +29,8 @@ impl Replicas {
             return Err(format!("region {} on store {store} has no apply state", region.id));
         };
         let mut hasher = crc32fast::Hasher::new();
-        hasher.update(format!("{:?} {:?} {:?}", region.range, region.epoch, applied.term).as_bytes());
-        for peer in &region.peers {
-            hasher.update(format!("{} {} {:?}", peer.id, peer.store, peer.role).as_bytes());
-        }
+        hasher.update(&RegionState::Normal(region.clone()).encode());
+        hasher.update(&applied.term.0.to_le_bytes());
         let (start, end) = keys::data_bounds(region.space, &region.range);
         let scanned = view.scan(&start, &end, &mut |key, value| {
             hasher.update(&(key.len() as u32).to_le_bytes());
