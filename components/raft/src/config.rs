@@ -68,6 +68,11 @@ pub struct Config {
     /// Whether vote messages and read answers carry a commit index that lets voters catch up (raft-rs). It resolves
     /// a stalemate where the best candidate waits for a conf change whose commit it does not know of.
     pub commit_fast_forward: bool,
+    /// Whether a candidate leads only once its own vote is stored too, however many others voted for it. With async
+    /// storage writes its requests leave before that: a candidate that led, crashed and had lost its vote would be
+    /// voted for again in the same term, and log another entry at the same index and term. An extension; without async
+    /// storage writes it changes nothing.
+    pub own_vote_first: bool,
     /// Seed of the randomized election timeouts; mixed with `id`.
     pub seed: u64,
 }
@@ -101,6 +106,7 @@ impl Config {
             skip_commit_broadcast: false,
             batch_append: false,
             commit_fast_forward: false,
+            own_vote_first: false,
             seed: 0,
         }
     }
@@ -165,6 +171,7 @@ impl Config {
             skip_commit_broadcast: self.skip_commit_broadcast,
             batch_append: self.batch_append,
             commit_fast_forward: self.commit_fast_forward,
+            own_vote_first: self.own_vote_first,
         }
     }
 }
@@ -188,6 +195,7 @@ pub(crate) struct Settings {
     pub skip_commit_broadcast: bool,
     pub batch_append: bool,
     pub commit_fast_forward: bool,
+    pub own_vote_first: bool,
 }
 
 #[cfg(test)]

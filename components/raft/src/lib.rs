@@ -108,6 +108,7 @@
 //!   answer.
 //! - Errors of [`RawNode::step`] are about one message; none is fatal. No message can make the node panic; calling
 //!   its methods out of order can.
+//! - With async storage writes, turn [`Config::own_vote_first`] on, unless messages to peers wait for the storage too.
 //! - Where leaders may be removed or demoted, turn [`Config::commit_fast_forward`] on: otherwise the only peer that
 //!   may lead can be the one that does not know yet that the change is committed.
 //!

@@ -173,7 +173,8 @@ impl<S: Storage> Raft<S> {
     #[inline]
     fn slot(&mut self, kind: MessageKind, to: PeerId) -> &mut Message {
         use MessageKind as Kind;
-        if matches!(kind, Kind::AppendResponse | Kind::VoteResponse | Kind::PreVoteResponse) {
+        let is_early = kind == Kind::AppendResponse && to != self.id && planted!(AckBeforeSync);
+        if matches!(kind, Kind::AppendResponse | Kind::VoteResponse | Kind::PreVoteResponse) && !is_early {
             self.outbox.after_append.add()
         } else {
             debug_assert_ne!(to, self.id, "a node sends itself only answers: {kind:?}");

@@ -239,7 +239,10 @@ impl<S: Storage> RawNode<S> {
     }
 
     fn changed_hard_state(&self) -> Option<HardState> {
-        let hard_state = self.raft.hard_state();
+        let mut hard_state = self.raft.hard_state();
+        if planted!(VoteNotPersisted) {
+            hard_state.vote = PeerId::ZERO;
+        }
         (hard_state != self.seen_hard_state && !hard_state.is_empty()).then_some(hard_state)
     }
 

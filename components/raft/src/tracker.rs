@@ -9,7 +9,7 @@ pub use progress::{Progress, ProgressState};
 use crate::{
     error::ConfChangeError,
     peer_set::PeerSet,
-    quorum::{Acked, JointConfig, VoteResult},
+    quorum::{Acked, JointConfig, VoteResult, majority},
     types::{ConfState, Index, PeerId},
 };
 
@@ -183,6 +183,12 @@ impl Tracker {
 
     /// Highest index that a quorum has, and whether the commit group rule decided it.
     pub fn committed_index(&self) -> (Index, bool) {
+        if planted!(LearnerInQuorum) {
+            let mut matched: Vec<Index> =
+                self.progress.iter().map(|(_, progress)| progress.matched).collect();
+            matched.sort_unstable_by_key(|index| std::cmp::Reverse(*index));
+            return (matched[majority(self.config.voters.ids().len()) - 1], false);
+        }
         if self.group_commit {
             self.config.voters.group_committed_index(|id| {
                 let progress = self.progress.get(id)?;
@@ -211,13 +217,22 @@ impl Tracker {
 
     /// Takes the vote of `id`; only its first one counts.
     pub fn record_vote(&mut self, id: PeerId, granted: bool) {
-        if !self.votes.iter().any(|(voter, _)| *voter == id) {
+        if !self.has_vote_of(id) {
             self.votes.push((id, granted));
         }
     }
 
+    /// Whether `id` has answered in the election under way.
+    pub fn has_vote_of(&self, id: PeerId) -> bool {
+        self.votes.iter().any(|(voter, _)| *voter == id)
+    }
+
     /// How the election stands; votes of peers that are no voters now do not count.
     pub fn vote_result(&self) -> VoteResult {
+        let granted = self.votes.iter().filter(|(_, granted)| *granted).count();
+        if planted!(StrangersVoteCounted) && granted >= majority(self.config.voters.ids().len()) {
+            return VoteResult::Won;
+        }
         let vote = |id| self.votes.iter().find(|(voter, _)| *voter == id).map(|(_, granted)| *granted);
         self.config.voters.vote_result(vote)
     }

@@ -12,6 +12,9 @@ mod extensions;
 mod harness;
 #[path = "behaviour/membership.rs"]
 mod membership;
+#[cfg(feature = "planted")]
+#[path = "behaviour/planted.rs"]
+mod planted;
 #[path = "behaviour/reads.rs"]
 mod reads;
 #[path = "behaviour/replication.rs"]

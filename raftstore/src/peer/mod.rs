@@ -344,6 +344,8 @@ fn core_config(config: &StoreConfig, id: PeerId, applied: Index, region: RegionI
     core.inflight_bytes_max = config.inflight_bytes_max;
     core.check_quorum = true;
     core.pre_vote = true;
+    // Requests for votes leave before the own vote is logged.
+    core.own_vote_first = true;
     // Without it a peer that does not know a membership change to be committed may be the only one that can lead.
     core.commit_fast_forward = true;
     // Followers learn of commits with the next append or heartbeat: half the messages where writes of a region come

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use flotilla_raftstore::ApplyContext;
-use flotilla_region::{Index, RegionId, Term};
 
 /// What the first replica applied at (region, index), command by command: term, and a hash of command and reply.
 #[derive(Default)]
@@ -39,13 +38,6 @@ impl Agreement {
                 });
             }
         }
-    }
-
-    /// The last index of a region that was applied with an entry of a term before `term`.
-    pub fn last_before(&self, region: RegionId, term: Term) -> Option<Index> {
-        let entries = self.applied.range((region.0, 0)..=(region.0, u64::MAX)).rev();
-        let earlier = |list: &[(u64, u32)]| list.first().is_some_and(|(of, _)| *of < term.0);
-        entries.into_iter().find(|(_, list)| earlier(list)).map(|((_, index), _)| Index(*index))
     }
 
     /// Number of entries seen.

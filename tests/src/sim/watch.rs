@@ -76,13 +76,10 @@ impl World {
         if shapes.len() > 4 {
             shapes.pop_first();
         }
-        let agreement = self.agreement.clone();
         let watch = &mut self.watch;
-        let led = match status.is_leader {
-            true => watch.elections.check(status, &agreement.lock().expect("one thread")),
-            false => Ok(()),
-        };
-        let checked = led
+        let checked = watch
+            .elections
+            .check(status)
             .and_then(|()| watch.positions.check(store, status))
             .and_then(|()| watch.promises.check(status))
             .and_then(|()| watch.graves.check(store, status))
@@ -98,6 +95,7 @@ impl World {
         for raft in &frame.messages {
             let Some(message) = raft.message.clone().and_then(wire::message_from_wire) else { continue };
             offers |= message.kind == MessageKind::TimeoutNow;
+            self.watch.elections.on_message(RegionId(raft.region_id), &message);
             if let Err(what) = self.watch.promises.on_message(RegionId(raft.region_id), &message) {
                 self.violate(what);
             }

@@ -151,6 +151,8 @@ impl<S: Storage> Raft<S> {
         self.tracker.record_vote(m.from, !m.reject);
         match self.tracker.vote_result() {
             VoteResult::Won if self.role == Role::PreCandidate => self.campaign(Campaign::Election),
+            // Wait for the storage to have it.
+            VoteResult::Won if self.settings.own_vote_first && !self.tracker.has_vote_of(self.id) => {}
             VoteResult::Won => {
                 self.become_leader();
                 self.broadcast_append();

@@ -40,7 +40,8 @@ impl<S: Storage> Raft<S> {
         let is_joint = self.tracker.config.voters.is_joint();
         let wants_to_leave = change.changes.is_empty();
         let changer = Changer { tracker: &self.tracker, last_index: self.log.last_index() };
-        pending <= self.log.applied && is_joint == wants_to_leave && changer.apply(change).is_ok()
+        let may_come = pending <= self.log.applied || planted!(ConfChangeBeforeApplied);
+        may_come && is_joint == wants_to_leave && changer.apply(change).is_ok()
     }
 
     /// Makes a committed change. One that cannot be made from the present configuration changes nothing; every

@@ -159,7 +159,9 @@ impl<S: Storage> Raft<S> {
     /// Commits what a quorum has, if it is of the own term (Raft, section 5.4.2). True if that is news.
     pub(super) fn maybe_commit(&mut self) -> bool {
         let (index, _) = self.tracker.committed_index();
-        let advanced = self.log.maybe_commit(index, self.term);
+        let own =
+            if planted!(OldTermCommitted) { self.log.term(index).unwrap_or_default() } else { self.term };
+        let advanced = self.log.maybe_commit(index, own);
         if advanced {
             self.answer_postponed_reads();
         }

@@ -297,3 +297,19 @@ fn reads_and_leases_work_alike() {
     node.take();
     assert_eq!(node.peer.reads.len(), 1);
 }
+
+#[test]
+fn a_candidate_that_others_elect_leads_at_once_or_once_its_own_vote_is_stored() {
+    for own_vote_first in [false, true] {
+        let mut node = Async::new(Config { own_vote_first, ..config(1) });
+        node.peer.raw.campaign().expect("never refused");
+        node.take();
+        for voter in [2, 3] {
+            node.peer.step(message(Kind::VoteResponse, voter, 1));
+        }
+        let expected = if own_vote_first { Role::Candidate } else { Role::Leader };
+        assert_eq!(node.peer.raw.role(), expected, "a crash now would lose the vote");
+        node.store();
+        assert_eq!(node.peer.raw.role(), Role::Leader);
+    }
+}

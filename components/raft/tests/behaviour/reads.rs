@@ -230,7 +230,7 @@ fn with_a_lease_reads_need_no_round() {
 }
 
 #[test]
-fn a_transfer_breaks_the_lease_for_the_rest_of_the_term() {
+pub fn a_transfer_breaks_the_lease_for_the_rest_of_the_term() {
     let mut peer = leader_with(lease);
     peer.raw.transfer_leader(PeerId(2));
     assert_eq!(of_kind(&peer.work(), Kind::TimeoutNow).len(), 1);

@@ -16,6 +16,9 @@ use flotilla_raft::{
 
 use crate::schedule_run::{Node, apply, run_schedule};
 
+/// Steps of a schedule before it is to recover.
+pub const STEPS: usize = 600;
+
 /// SplitMix64.
 pub struct Random(u64);
 
@@ -113,6 +116,7 @@ impl Cluster {
             skip_commit_broadcast: random.one_in(4),
             batch_append: random.one_in(4),
             commit_fast_forward: !random.one_in(4),
+            own_vote_first: true,
             seed,
             ..Config::new(PeerId(1))
         }
@@ -242,13 +246,13 @@ pub fn first_index(storage: &MemStorage) -> Index {
     storage.first_index().expect("in memory")
 }
 
-fn number(variable: &str) -> Option<u64> {
+/// A number from the environment.
+pub fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
 #[test]
 fn random_schedules_keep_every_safety_property_and_recover() {
-    const STEPS: usize = 600;
     if let Some(seed) = number("RAFT_SCHEDULE_SEED") {
         run_schedule(seed, STEPS, true);
         return;
