@@ -18,7 +18,7 @@ use crate::entry::MembershipChange;
 use crate::error::RequestError;
 use crate::msg::{AdminDone, Callers, PeerChange, Waiting};
 use crate::outbox::raft_message;
-use crate::peer::Peer;
+use crate::peer::{Peer, Phase};
 use crate::worker::Env;
 
 /// A learner further behind than this is not promoted.
@@ -105,11 +105,22 @@ impl Peer {
         done: Option<AdminDone>,
         env: &mut Env,
     ) {
-        let conf_state = self.node.apply_conf_change(change);
-        assert_eq!(conf_state, region.conf_state(), "core and descriptor of region {} disagree", region.id);
+        // What was applied before a snapshot that is being installed: the core has that one's membership already.
+        if self.phase != Phase::Installing {
+            let conf_state = self.node.apply_conf_change(change);
+            assert_eq!(
+                conf_state,
+                region.conf_state(),
+                "core and descriptor of region {} disagree",
+                region.id
+            );
+        }
         let before = std::mem::replace(&mut self.region, region);
         if let Some(done) = done {
             done(Ok(vec![(*self.region).clone()]));
+        }
+        if self.phase == Phase::Installing {
+            return;
         }
         let Some(me) = self.region.peer(self.me.id).copied() else {
             return self.close(env);
