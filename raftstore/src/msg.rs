@@ -366,6 +366,8 @@ pub(crate) struct InstallSnapshot {
     pub peer: PeerId,
     pub incarnation: Incarnation,
     pub meta: SnapshotMeta,
+    /// The merge that the region expects.
+    pub merge: Option<MergeState>,
     pub files: Vec<SstFile>,
     /// Retired regions in whose place it goes.
     pub swallowed: Vec<RegionId>,
@@ -379,5 +381,7 @@ pub(crate) struct ReceivedSnapshot {
     pub raft: pb::RaftMessage,
     pub descriptor: Region,
     pub meta: SnapshotMeta,
+    /// The merge that the region expects.
+    pub merge: Option<MergeState>,
     pub files: Vec<SstFile>,
 }

@@ -15,7 +15,8 @@ impl ApplyWorker {
     /// Everything applied before is written (the caller saw to it); the region's applier is this worker's, so nothing
     /// of the region is applied meanwhile.
     pub(super) fn on_install(&mut self, install: InstallSnapshot) -> Result<(), StoreError> {
-        let InstallSnapshot { region, peer, incarnation, meta, mut files, swallowed, mut log } = install;
+        let InstallSnapshot { region, peer, incarnation, meta, merge, mut files, swallowed, mut log } =
+            install;
         let applied = LogId { index: meta.index, term: meta.term };
         self.shared.engine.flush()?;
         let mut all = Vec::with_capacity(files.len() + 2);
@@ -31,6 +32,9 @@ impl ApplyWorker {
             (keys::region_state(region.id), RegionState::Normal(region.clone()).encode()),
             (keys::apply_state(region.id), applied.encode().to_vec()),
         ]);
+        if let Some(state) = &merge {
+            records.insert(keys::merge_state(region.id), state.encode());
+        }
         let mut gone = vec![region.id];
         for id in swallowed {
             let Some(old) = self.swallow(id, &region, &mut records, &mut all)? else { continue };
@@ -39,7 +43,7 @@ impl ApplyWorker {
         }
         all.append(&mut files);
         for id in gone {
-            // No snapshot is made of a region with a merge under way, and swallowed ones have no positions any more.
+            // Swallowed regions have no positions any more.
             let from = if id == region.id { keys::merge_state(id) } else { keys::apply_state(id) };
             let mut clearing = self.shared.engine.sst_writer()?;
             clearing.clear(&from, &keys::data_region_end(id))?;
@@ -53,7 +57,7 @@ impl ApplyWorker {
         self.shared.engine.ingest(all)?;
         self.shared.dirty.lock().insert((region.id, peer), applied);
         let region = Arc::new(region);
-        self.appliers.insert(region.id, Applier::new(region, peer, incarnation, applied, None));
+        self.appliers.insert(region.id, Applier::new(region, peer, incarnation, applied, merge));
         self.shared.links.log.send(LogMsg::Task(log));
         Ok(())
     }

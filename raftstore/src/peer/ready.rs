@@ -239,6 +239,7 @@ impl Peer {
             peer: self.me.id,
             incarnation: self.incarnation,
             meta: snapshot.meta,
+            merge: received.merge,
             files: received.files,
             swallowed: Vec::new(),
             log,

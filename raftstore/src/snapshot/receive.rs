@@ -11,6 +11,7 @@ use flotilla_raft::SnapshotMeta;
 use flotilla_region::{Index, KeyRange, RegionId, Space, StoreId, Term, keys};
 
 use super::chunk_crc;
+use crate::admin::merge::MergeState;
 use crate::config::WIRE_VERSION;
 use crate::msg::{RaftMsg, ReceivedSnapshot};
 use crate::shared::Shared;
@@ -164,9 +165,17 @@ impl Receiver {
         if meta.conf_state != descriptor.conf_state() {
             return Err((reply, "membership does not match"));
         }
+        let merge = match trailer.merge_state.is_empty() {
+            true => None,
+            false => match MergeState::decode(trailer.merge_state.clone()) {
+                Some(state) => Some(state),
+                None => return Err((reply, "malformed merge state")),
+            },
+        };
         match writer.finish() {
             Ok(file) => {
-                Ok((ReceivedSnapshot { from_store, raft, descriptor, meta, files: vec![file] }, reply))
+                let files = vec![file];
+                Ok((ReceivedSnapshot { from_store, raft, descriptor, meta, merge, files }, reply))
             }
             Err(_) => Err((reply, "cannot write")),
         }

@@ -12,6 +12,7 @@ use flotilla_raft::Message;
 use flotilla_region::{Peer, PeerId, Region, RegionId, keys};
 
 use super::chunk_crc;
+use crate::admin::merge::MergeState;
 use crate::config::WIRE_VERSION;
 use crate::error::Damage;
 use crate::msg::RaftMsg;
@@ -58,6 +59,8 @@ struct Generation {
     data: Arc<dyn EngineSnapshot>,
     region: Region,
     at: LogId,
+    /// The merge that the region expects, encoded.
+    merge: Option<Bytes>,
     /// Where to read on, as a `data` key.
     next: Vec<u8>,
     end: Vec<u8>,
@@ -130,12 +133,27 @@ impl Sender {
         let at = LogId::decode(data.get(&keys::apply_state(outgoing.region)).ok()??)?;
         let RegionState::Normal(region) = RegionState::decode(state)? else { return None };
         region.peer(outgoing.to.id)?;
-        // What a merge under way has frozen is decided without this receiver; then it gets the result.
-        if data.get(&keys::merge_state(outgoing.region)).ok()?.is_some() {
+        let merge = data.get(&keys::merge_state(outgoing.region)).ok()?;
+        // A final source's end is decided without this receiver, which then gets the result. Not so a target's: it may
+        // need the receiver for a quorum.
+        if merge
+            .clone()
+            .is_some_and(|state| !matches!(MergeState::decode(state), Some(MergeState::Expecting(_))))
+        {
             return None;
         }
         let (next, end) = keys::data_bounds(region.space, &region.range);
-        Some(Generation { data, region, at, next, end, keys: 0, bytes: 0, crc: crc32fast::Hasher::new() })
+        Some(Generation {
+            data,
+            region,
+            at,
+            merge,
+            next,
+            end,
+            keys: 0,
+            bytes: 0,
+            crc: crc32fast::Hasher::new(),
+        })
     }
 
     /// The network took the last part: here is the next.
@@ -228,6 +246,7 @@ impl Generation {
             keys: self.keys,
             bytes: self.bytes,
             crc: self.crc.clone().finalize(),
+            merge_state: self.merge.clone().unwrap_or_default(),
         };
         pb::SnapshotChunk { part: Some(Part::Trailer(trailer)) }
     }

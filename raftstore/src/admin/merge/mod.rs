@@ -98,6 +98,8 @@ pub(crate) struct Merge {
     is_source_retired: bool,
     /// A snapshot that waits for the sources it swallows.
     install: Option<Swallowing>,
+    /// The merge that the snapshot's region expects.
+    installing: Option<MergeState>,
     /// Another store said that the region became part of this one, with that one's version.
     told: Option<(RegionId, u64)>,
     /// Who waits for this source to be retired, and up to which position it must be applied before.

@@ -258,6 +258,7 @@ impl Peer {
 
     /// Installs a snapshot when every region in its place is retired.
     pub(crate) fn begin_install(&mut self, install: Box<InstallSnapshot>, env: &mut Env) {
+        self.merge.installing = install.merge.clone();
         self.merge.install = Some(Swallowing { install, retired: BTreeSet::new() });
         self.pump_install(env);
     }
@@ -287,7 +288,7 @@ impl Peer {
             let gone = RaftMsg::Merged { region: *region, peer: *peer };
             env.shared.links.raft_of(*region).send(gone);
         }
-        self.merge.state = None;
+        self.merge.state = self.merge.installing.take();
         self.merge.is_source_retired = false;
         for held in std::mem::take(&mut self.merge.held) {
             for response in held.responses {
