@@ -43,17 +43,17 @@ pub(crate) struct LoadedLog {
 }
 
 impl LoadedLog {
-    /// Takes over term and vote of an earlier life of the same peer in this process, whose writes may be under way:
-    /// what mends the log is written after them, and must not bring an older state back.
+    /// Takes over term and vote of an earlier life of the same peer in this process. They may be on their way to the
+    /// log, or not even that: what mends the log is written after them, and must not bring an older state back.
     pub(crate) fn adopt(&mut self, early: HardState) {
-        let state = &mut self.log.hard_state;
-        if early.term >= state.term {
-            state.term = early.term;
-            state.vote = early.vote;
+        let log = &mut self.log;
+        if early.term >= log.hard_state.term {
+            log.hard_state.term = early.term;
+            log.hard_state.vote = early.vote;
         }
-        if let Some(mend) = &mut self.mend {
-            mend.hard_state = Some(*state);
-        }
+        let (region, peer) = (log.region, log.peer);
+        let mend = LogTask { region, peer, must_sync: true, ..LogTask::default() };
+        self.mend.get_or_insert(mend).hard_state = Some(log.hard_state);
     }
 }
 
