@@ -341,11 +341,16 @@ impl Peer {
         self.pump_apply(env);
     }
 
-    /// What was applied before the end of this peer and changed other regions on this store too.
+    /// What was applied before the end of this peer, and concerns others: regions on this store, and callers.
     fn settle_others(&mut self, effects: Vec<Effect>, env: &mut Env) {
         for effect in effects {
-            if matches!(effect, Effect::Split { .. } | Effect::Merged { .. }) {
-                self.on_effect(effect, env);
+            match effect {
+                Effect::Split { .. } | Effect::Merged { .. } | Effect::MembershipRefused { .. } => {
+                    self.on_effect(effect, env);
+                }
+                Effect::Membership { region, done: Some(done), .. } => done(Ok(vec![(*region).clone()])),
+                Effect::Expecting { done: Some(done), .. } => done(Err(RequestError::Undetermined)),
+                _ => {}
             }
         }
     }
