@@ -10,6 +10,7 @@
 //! - [`StoreInfo`] and [`ClusterView`]: what only the placement leader knows, loads of stores included;
 //! - [`Operator`]: one step that a region's leader is asked to take, tagged with the region's epoch;
 //! - [`InFlight`]: the steps asked for and not yet seen done, and the balance moves they belong to;
+//! - [`order_move`]: a move of a replica that somebody asked for, and how far it is;
 //! - [`check`]: one pass of all checkers and schedulers: joint states, replicas, balance of leaders and regions, merges;
 //! - [`meta`]: commands and facts of the meta region: store registry, id windows, cluster version.
 //!
@@ -32,6 +33,7 @@ mod config;
 mod ids;
 pub mod meta;
 mod operator;
+mod order;
 pub mod planted;
 mod route;
 mod store;
@@ -43,7 +45,8 @@ pub use ids::{IDS_KEPT_FOR_META, IdPool};
 pub use operator::{
     InFlight, Move, Operator, PeerChange, PeerChangeKind, Reason, Step, after_change, after_leave,
 };
-pub use route::{Learned, RegionInfo, RouteTable};
+pub use order::{MoveOrder, MovePhase, MoveRefusal, OrderWait, order_move};
+pub use route::{Learned, Rates, RegionInfo, RouteTable};
 pub use store::{StoreHealth, StoreInfo, StoreLoad, StoreRecord, StoreState, StoreStats, StoreUuid};
 pub use view::ClusterView;
 

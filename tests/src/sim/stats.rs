@@ -24,6 +24,8 @@ pub struct Stats {
     pub elections: u64,
     /// Splits.
     pub splits: u64,
+    /// Regions that were to be split because of their load.
+    pub load_splits: u64,
     /// Merges.
     pub merges: u64,
     /// Snapshots installed.
@@ -68,7 +70,7 @@ pub struct Stats {
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 29] {
+    pub fn list(&self) -> [(&'static str, u64); 30] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -79,6 +81,7 @@ impl Stats {
             ("index reads", self.index_reads),
             ("elections", self.elections),
             ("splits", self.splits),
+            ("load splits", self.load_splits),
             ("merges", self.merges),
             ("snapshots", self.snapshots),
             ("changes", self.changes),
