@@ -22,8 +22,8 @@
 //! leader is never removed or demoted. A voter is never removed at one stroke: it is demoted, then removed. A region
 //! has at most one unfinished operator. Loads end within a tolerance, and a balanced cluster is left alone.
 //!
-//! Missing: placement rules per key range, balance of hot regions, balance by bytes; keys and reads do not count where
-//! small regions are merged.
+//! Missing: placement rules per key range, balance of hot regions (busy ones are split by their leaders, and nobody moves
+//! the parts apart by their rates), balance by bytes; keys do not count where small regions are merged.
 
 #[macro_use(planted)]
 extern crate flotilla_planted;

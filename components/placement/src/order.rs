@@ -324,7 +324,7 @@ fn phase(info: &RegionInfo, order: MoveOrder) -> MovePhase {
     let leads = info.leader_store() == Some(order.from);
     let Some(to) = to else { return MovePhase::Adding };
     match (to.role, from.map(|peer| peer.role)) {
-        (_, None) => MovePhase::Done,
+        (PeerRole::Voter, None) => MovePhase::Done,
         (PeerRole::Learner, _) if info.pending.contains(&to.id) => MovePhase::Filling,
         (PeerRole::Learner | PeerRole::Voter, Some(PeerRole::Voter)) if leads => MovePhase::HandingOver,
         (PeerRole::Voter, Some(PeerRole::Learner)) => MovePhase::Removing,

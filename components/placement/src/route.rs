@@ -26,12 +26,15 @@ impl Rates {
         self.reads + self.writes
     }
 
-    /// A quarter of the way from here to `now`.
+    /// A quarter of the way from here to `now`, or a little less: a few requests a second are as good as none.
     pub fn blend(self, now: Self) -> Self {
         let step = |old: u64, new: u64| {
-            if new > old { old + (new - old).div_ceil(4) } else { old - (old - new).div_ceil(4) }
+            if new > old { old + (new - old) / 4 } else { old - (old - new).div_ceil(4) }
         };
-        self.zip(now, step)
+        let mut next = self.zip(now, step);
+        next.read_bytes = if next.reads == 0 { 0 } else { next.read_bytes };
+        next.write_bytes = if next.writes == 0 { 0 } else { next.write_bytes };
+        next
     }
 
     /// Both together.
@@ -41,11 +44,11 @@ impl Rates {
 
     /// Whether `told` gives another picture: by more than a third, and more than a little, or that there is nothing.
     pub fn differ_from(&self, told: &Self) -> bool {
-        let differ = |now: u64, told: u64, little: u64| {
-            now.abs_diff(told) > (told / 3).max(little) || (now == 0) != (told == 0)
-        };
-        differ(self.reads, told.reads, 1)
-            || differ(self.writes, told.writes, 1)
+        let differ = |now: u64, told: u64, little: u64| now.abs_diff(told) > (told / 3).max(little);
+        (self.reads == 0) != (told.reads == 0)
+            || (self.writes == 0) != (told.writes == 0)
+            || differ(self.reads, told.reads, 3)
+            || differ(self.writes, told.writes, 3)
             || differ(self.read_bytes, told.read_bytes, 1 << 10)
             || differ(self.write_bytes, told.write_bytes, 1 << 10)
     }

@@ -219,6 +219,9 @@ impl Profile {
             config.load_split_samples_min = rng.range(2..12) as usize;
             config.load_split_imbalance_percent = *rng.pick(&[25, 60, 100]);
         }
+        if self.config.split_bytes > 0 && rng.chance(1, 3) {
+            self.config.split_busy_bytes = 2 * self.config.split_bytes;
+        }
         if rng.chance(1, 6) {
             self.pre_split = rng.range(1..5) as usize;
         }

@@ -26,6 +26,8 @@ pub struct Stats {
     pub splits: u64,
     /// Regions that were to be split because of their load.
     pub load_splits: u64,
+    /// Writes refused because their region was too large.
+    pub crowded_writes: u64,
     /// Merges.
     pub merges: u64,
     /// Snapshots installed.
@@ -70,7 +72,7 @@ pub struct Stats {
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 30] {
+    pub fn list(&self) -> [(&'static str, u64); 31] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -82,6 +84,7 @@ impl Stats {
             ("elections", self.elections),
             ("splits", self.splits),
             ("load splits", self.load_splits),
+            ("crowded writes", self.crowded_writes),
             ("merges", self.merges),
             ("snapshots", self.snapshots),
             ("changes", self.changes),
@@ -130,6 +133,8 @@ impl Stats {
         self.index_reads += other.index_reads;
         self.elections += other.elections;
         self.splits += other.splits;
+        self.load_splits += other.load_splits;
+        self.crowded_writes += other.crowded_writes;
         self.merges += other.merges;
         self.snapshots += other.snapshots;
         self.changes += other.changes;

@@ -69,7 +69,7 @@ fn a_replica_is_moved_by_command_under_load_with_the_leader_handed_over_first() 
     for (id, from, to, why) in [
         (region.id, has, 99, "store 99 does not exist"),
         (region.id, has, region.stores()[1], "has a peer on store"),
-        (region.id, lacks, has, "has no peer on store"),
+        (region.id, 99, lacks, "has no peer on store 99"),
         (region.id, has, has, "is on store"),
         (77_777, has, lacks, "region 77777 does not exist"),
     ] {

@@ -48,8 +48,11 @@ enum CtlCommand {
         #[command(flatten)]
         common: Common,
         /// Its id
-        #[arg(long)]
-        id: u64,
+        #[arg(required_unless_present = "named")]
+        id: Option<u64>,
+        /// Its id, too
+        #[arg(long = "id", value_name = "ID", conflicts_with = "id")]
+        named: Option<u64>,
     },
     /// Split a region at keys
     Split {
@@ -149,8 +152,8 @@ struct MoveArgs {
     #[arg(long)]
     no_wait: bool,
     /// Longest time to wait for the outcome, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 1_800)]
-    timeout: u64,
+    #[arg(long, value_name = "SECONDS", default_value_t = 1_800, conflicts_with = "no_wait")]
+    wait: u64,
 }
 
 impl Ctl {
@@ -170,7 +173,8 @@ impl Ctl {
                     Output::Table => region_table(&regions, common.hex),
                 }
             }
-            CtlCommand::Region { common, id } => {
+            CtlCommand::Region { common, id, named } => {
+                let id = id.or(named).unwrap_or(0);
                 let regions = Admin::new(&common.pd)?.regions(id).await?;
                 // An id of 0 would list all.
                 if id == 0 || regions.is_empty() {
@@ -251,7 +255,7 @@ async fn wait_removed(common: &Common, id: u64) -> Result<(), CliError> {
 /// order which a placement leader took with it is begun anew by the next one.
 async fn move_peer(args: &MoveArgs) -> Result<String, CliError> {
     let admin = Admin::new(&args.common.pd)?;
-    let give_up = Instant::now() + Duration::from_secs(args.timeout);
+    let give_up = Instant::now() + Duration::from_secs(args.wait);
     let mut answered = Instant::now();
     let mut said = String::new();
     loop {
