@@ -221,6 +221,8 @@ impl Profile {
         }
         if self.config.split_bytes > 0 && rng.chance(1, 3) {
             self.config.split_busy_bytes = 2 * self.config.split_bytes;
+            // So that writes outrun the splits.
+            self.config.split_check_ms = 2_500;
         }
         if rng.chance(1, 6) {
             self.pre_split = rng.range(1..5) as usize;

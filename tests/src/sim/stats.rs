@@ -34,6 +34,8 @@ pub struct Stats {
     pub snapshots: u64,
     /// Membership changes that the operator or the nemesis brought through.
     pub changes: u64,
+    /// Moves of replicas that were asked of placement.
+    pub ordered_moves: u64,
     /// Processes killed.
     pub kills: u64,
     /// Power cuts.
@@ -72,7 +74,7 @@ pub struct Stats {
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 31] {
+    pub fn list(&self) -> [(&'static str, u64); 32] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -88,6 +90,7 @@ impl Stats {
             ("merges", self.merges),
             ("snapshots", self.snapshots),
             ("changes", self.changes),
+            ("ordered moves", self.ordered_moves),
             ("kills", self.kills),
             ("power cuts", self.power_cuts),
             ("pauses", self.pauses),
@@ -138,6 +141,7 @@ impl Stats {
         self.merges += other.merges;
         self.snapshots += other.snapshots;
         self.changes += other.changes;
+        self.ordered_moves += other.ordered_moves;
         self.kills += other.kills;
         self.power_cuts += other.power_cuts;
         self.pauses += other.pauses;

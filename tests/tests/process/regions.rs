@@ -224,3 +224,49 @@ fn a_cluster_is_founded_with_a_pre_split_and_a_bad_one_is_refused() {
     assert_eq!(refused.code, Some(1), "{}", refused.stderr);
     assert!(refused.stderr.contains("pre-split: key 2 is less than the one before it"), "{}", refused.stderr);
 }
+
+#[test]
+fn a_region_whose_writes_outrun_its_splits_takes_none_until_it_is_split() {
+    const LIMIT: u64 = 64 << 10;
+    let settings = Settings::default()
+        .with("store.split_bytes", LIMIT)
+        .with("store.split_busy_bytes", 2 * LIMIT)
+        .with("store.split_check_ms", 3_000)
+        .with("placement.merge_regions", false);
+    let mut cluster = Cluster::start(3, settings);
+    let before = cluster.regions().len();
+    let value = "v".repeat(4_000);
+    let lines = (0..1_500).map(|n| format!("k{n:06}\t{value}\n")).collect::<String>();
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), lines).expect("a file");
+    let path = file.path().to_str().expect("UTF-8");
+    let refused = |cluster: &mut Cluster| {
+        let pages = (0..3).map(|i| cluster.store(i).page("/metrics").expect("it runs").1);
+        pages.map(|page| metric(&page, "flotilla_crowded_writes_total")).sum::<u64>()
+    };
+    // Writes are held back, and none is lost; how often depends on the machine.
+    let done = wait_for("writes outrun the splits", PATIENCE, || {
+        let done = cluster.flotilla(&["import", "--format", "tsv", path, "--verify"]);
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        if refused(&mut cluster) > 0 { Ok(done) } else { Err(done.stdout) }
+    });
+    assert!(done.stdout.contains("1500"), "{}", done.stdout);
+    wait_for("it is split", PATIENCE, || {
+        let regions = cluster.regions().len();
+        if regions >= before + 4 { Ok(()) } else { Err(format!("{regions} regions")) }
+    });
+    wait_for("all parts take writes again", PATIENCE, || {
+        let before = refused(&mut cluster);
+        for key in ["k000000", "k000700", "k001499"] {
+            assert_eq!(cluster.flotilla(&["put", key, "value"]).code, Some(0));
+        }
+        let more = refused(&mut cluster) - before;
+        if more == 0 { Ok(()) } else { Err(format!("{more} writes refused")) }
+    });
+}
+
+fn metric(page: &str, name: &str) -> u64 {
+    let line = page.lines().find(|line| line.starts_with(name) && !line.starts_with('#'));
+    let value = line.and_then(|line| line.split_whitespace().nth(1));
+    value.unwrap_or_else(|| panic!("no {name} in {page}")).parse().expect("a number")
+}
