@@ -256,8 +256,25 @@ async fn merge(store: &Store, region: &Region, source: RegionId) -> Result<Vec<R
     ask(store, region, AdminCommand::Merge(Box::new(source))).await
 }
 
+/// Who should lead instead of `peer`, if that is the leader's own: a leader does not remove itself.
+fn heir_of(store: &Store, region: &Region, peer: Peer) -> Option<Peer> {
+    let directory = store.directory().read();
+    let info = directory.routes.by_id(region.id)?;
+    if peer.store != store.id().1 || info.leader != Some(peer.id) {
+        return None;
+    }
+    let is_well = |p: &&Peer| !info.pending.contains(&p.id) && !info.down.contains_key(&p.id);
+    let voters = region.peers.iter().filter(|p| p.id != peer.id && p.role == PeerRole::Voter);
+    voters.clone().find(is_well).or_else(|| voters.clone().next()).copied()
+}
+
 /// A voter is demoted, the joint membership left, and the learner removed.
 async fn remove_peer(store: &Store, region: &Region, peer: Peer) -> Result<Vec<Region>, AdminError> {
+    if let Some(heir) = heir_of(store, region, peer) {
+        transfer(store, region, heir).await?;
+        // The new leader does the rest.
+        return Err(AdminError::NotHere(region.id));
+    }
     let give_up = Instant::now() + ADMIN_TIMEOUT;
     let mut now = region.clone();
     loop {

@@ -219,10 +219,11 @@ impl Profile {
             config.load_split_samples_min = rng.range(2..12) as usize;
             config.load_split_imbalance_percent = *rng.pick(&[25, 60, 100]);
         }
-        if self.config.split_bytes > 0 && rng.chance(1, 3) {
-            self.config.split_busy_bytes = 2 * self.config.split_bytes;
-            // So that writes outrun the splits.
-            self.config.split_check_ms = 2_500;
+        if rng.chance(1, 12) {
+            // Much data between two looks at it: writes outrun the splits.
+            (self.keys, self.value_bytes_max) = (60, 600);
+            let config = &mut self.config;
+            (config.split_bytes, config.split_busy_bytes, config.split_check_ms) = (1_000, 2_000, 1_500);
         }
         if rng.chance(1, 6) {
             self.pre_split = rng.range(1..5) as usize;

@@ -163,6 +163,21 @@ fn a_regions_history_survives_kills_and_leaders_and_new_replicas() {
 }
 
 #[test]
+fn a_leaders_own_replica_is_removed_by_command() {
+    let settings = Settings::default().with("placement.balance_leaders", false);
+    let mut cluster = Cluster::start(3, settings);
+    let region = cluster.region_of("a");
+    let (_, store) = region.leader.expect("a leader");
+    let words = ["remove-peer", "--region", &region.id.to_string(), "--store", &store.to_string()];
+    let left = wait_for("its removal", PATIENCE, || cluster.ctl(&words));
+    let stores: Vec<u64> =
+        left[0]["peers"].as_array().expect("peers").iter().filter_map(|p| p["store_id"].as_u64()).collect();
+    assert!(stores.len() == 2 && !stores.contains(&store), "{left}");
+    // Placement makes up for it.
+    cluster.wait_replicated();
+}
+
+#[test]
 fn peers_on_a_dead_store_are_shown_as_down() {
     let settings = Settings::default().with("store.peer_down_ms", 2_000);
     let mut cluster = Cluster::start(3, settings);
