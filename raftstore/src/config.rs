@@ -1,5 +1,7 @@
 //! What a user may tune in a store, and the constants that would corrupt data if changed.
 
+use crate::load::samples::SAMPLES_MAX;
+
 /// Tunables of one store. Defaults suit production; tests and the simulator draw their own.
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
@@ -53,6 +55,28 @@ pub struct StoreConfig {
     pub split_keys_max: usize,
     /// How often sizes are checked.
     pub split_check_ms: u64,
+    /// Region size from which on its writes are answered `ServerIsBusy` until it is split, if it can be; 0 = never. A
+    /// region that cannot be cut (one huge key, or mere remains of deleted ones) goes on taking writes.
+    pub split_busy_bytes: u64,
+    /// Requests per second, reads and writes, at which a region counts as busy; 0 = never by requests. A region that is
+    /// busy for some time is split where its load divides.
+    pub load_split_requests: u64,
+    /// Bytes per second, read and written, at which a region counts as busy; 0 = never by bytes.
+    pub load_split_bytes: u64,
+    /// Processor time per second, in ms, that reads take at which a region counts as busy; 0 = never by time.
+    pub load_split_cpu_ms: u64,
+    /// Length of an interval in which load is measured.
+    pub load_interval_ms: u64,
+    /// Intervals for which a region must be busy, one after the other.
+    pub load_split_intervals: usize,
+    /// Least number of sampled requests by which a key is chosen; at most 20 an interval are kept.
+    pub load_split_samples_min: usize,
+    /// Largest difference in load between the sides of a key, in percent of what lies on one of them.
+    pub load_split_imbalance_percent: u64,
+    /// Most requests, in percent, that a key may cut in two.
+    pub load_split_contained_percent: u64,
+    /// A peer that its leader has not heard of for so long is reported as down.
+    pub peer_down_ms: u64,
     /// Pause between comparisons of the replicas of regions led here, one region at a time; 0 = none are made.
     pub check_interval_ms: u64,
     /// Snapshots sent at a time.
@@ -101,6 +125,16 @@ impl Default for StoreConfig {
             split_bytes: 96 << 20,
             split_keys_max: 16,
             split_check_ms: 2_000,
+            split_busy_bytes: 768 << 20,
+            load_split_requests: 3_000,
+            load_split_bytes: 30 << 20,
+            load_split_cpu_ms: 500,
+            load_interval_ms: 1_000,
+            load_split_intervals: 10,
+            load_split_samples_min: 100,
+            load_split_imbalance_percent: 25,
+            load_split_contained_percent: 50,
+            peer_down_ms: 10_000,
             check_interval_ms: 10_000,
             snapshot_send_max: 4,
             snapshot_receive_max: 4,
@@ -134,6 +168,18 @@ impl StoreConfig {
         }
         if self.heartbeat_ticks == 0 || self.heartbeat_ticks * 2 >= self.election_ticks {
             return Err("heartbeat_ticks must be at least 1 and less than half of election_ticks");
+        }
+        if self.split_busy_bytes > 0 && self.split_busy_bytes < 2 * self.split_bytes {
+            return Err("split_busy_bytes must be at least twice split_bytes, or 0");
+        }
+        if self.load_interval_ms == 0 || self.load_split_intervals == 0 {
+            return Err("load_interval_ms and load_split_intervals must be at least 1");
+        }
+        if self.load_split_samples_min > self.load_split_intervals * SAMPLES_MAX {
+            return Err("load_split_samples_min must be at most 20 times load_split_intervals");
+        }
+        if self.load_split_imbalance_percent > 100 || self.load_split_contained_percent > 100 {
+            return Err("load_split_imbalance_percent and load_split_contained_percent must be at most 100");
         }
         if self.entry_bytes_max as u64 > self.uncommitted_bytes_max {
             return Err("entry_bytes_max must not exceed uncommitted_bytes_max");

@@ -55,8 +55,8 @@ pub(crate) enum Payload {
 /// A logged command that changes the region itself. Membership changes are conf change entries instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AdminCommand {
-    /// Cut the region; the rightmost part keeps the id.
-    Split(Vec<SplitPart>),
+    /// Cut the region; the rightmost part keeps the id. With the proposer's wall clock; 0 = not known.
+    Split(Vec<SplitPart>, u64),
     /// The region's shape is frozen until it is known what becomes of this neighbour, in this shape.
     ExpectMerge(Region),
     /// The region becomes part of the target; final.
@@ -91,6 +91,8 @@ pub(crate) struct CommitMerge {
     pub at: LogId,
     /// Data of that entry: [`AdminCommand::PrepareMerge`].
     pub prepare: Bytes,
+    /// Proposer's wall clock; 0 = not known.
+    pub time_ms: u64,
 }
 
 /// A region that a split creates; it ends at `end_key`, where the next begins.
@@ -180,9 +182,10 @@ pub(crate) fn encode_admin(epoch: RegionEpoch, command: &AdminCommand) -> Bytes 
     put_u64(&mut out, epoch.conf_ver);
     put_u64(&mut out, epoch.version);
     match command {
-        AdminCommand::Split(parts) => {
+        AdminCommand::Split(parts, time_ms) => {
             out.push(ADMIN_SPLIT);
             put_split(&mut out, parts);
+            put_u64(&mut out, *time_ms);
         }
         AdminCommand::ExpectMerge(source) => {
             out.push(ADMIN_EXPECT_MERGE);
@@ -199,6 +202,7 @@ pub(crate) fn encode_admin(epoch: RegionEpoch, command: &AdminCommand) -> Bytes 
             put_region(&mut out, &commit.source);
             out.extend_from_slice(&commit.at.encode());
             put_bytes(&mut out, &commit.prepare);
+            put_u64(&mut out, commit.time_ms);
         }
         AdminCommand::RollbackMerge(source, expected) => {
             out.push(ADMIN_ROLLBACK_MERGE);
@@ -219,7 +223,7 @@ pub(crate) fn is_commit_merge(data: &[u8]) -> bool {
 
 fn decode_admin(data: &mut Bytes) -> Option<AdminCommand> {
     Some(match get_u8(data)? {
-        ADMIN_SPLIT => AdminCommand::Split(decode_split(data)?),
+        ADMIN_SPLIT => AdminCommand::Split(decode_split(data)?, get_time(data)),
         ADMIN_EXPECT_MERGE => AdminCommand::ExpectMerge(get_region(data)?),
         ADMIN_PREPARE_MERGE => AdminCommand::PrepareMerge(PrepareMerge {
             target: RegionId(get_u64(data)?),
@@ -230,6 +234,7 @@ fn decode_admin(data: &mut Bytes) -> Option<AdminCommand> {
             source: get_region(data)?,
             at: get_log_id(data)?,
             prepare: get_bytes(data)?,
+            time_ms: get_time(data),
         }),
         ADMIN_ROLLBACK_MERGE => AdminCommand::RollbackMerge(
             RegionId(get_u64(data)?),
@@ -239,6 +244,11 @@ fn decode_admin(data: &mut Bytes) -> Option<AdminCommand> {
         ADMIN_CHECK => AdminCommand::Check,
         _ => return None,
     })
+}
+
+/// Takes the time off the end of a command; entries that were written before there was one have none.
+fn get_time(data: &mut Bytes) -> u64 {
+    get_u64(data).unwrap_or(0)
 }
 
 /// Takes a position off the front.
@@ -360,6 +370,13 @@ pub(crate) fn get_peers(data: &mut Bytes) -> Option<Vec<Peer>> {
 mod tests {
     use super::*;
 
+    fn command_of(data: Bytes) -> AdminCommand {
+        match Payload::decode(data) {
+            Some(Payload::Admin { command, .. }) => command,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn commands_of_one_entry_come_back_in_order() {
         let mut encoder = CommandsEncoder::default();
@@ -393,7 +410,7 @@ mod tests {
         for command in [
             AdminCommand::ExpectMerge(source.clone()),
             prepare,
-            AdminCommand::CommitMerge(CommitMerge { source, at, prepare: data }),
+            AdminCommand::CommitMerge(CommitMerge { source, at, prepare: data, time_ms: 5 }),
             AdminCommand::RollbackMerge(RegionId(7), epoch),
             AdminCommand::VoidMerge,
         ] {
@@ -410,8 +427,12 @@ mod tests {
             peers: vec![PeerId(1)],
         }];
         let epoch = RegionEpoch { conf_ver: 2, version: 3 };
-        let command = AdminCommand::Split(parts);
+        let command = AdminCommand::Split(parts, 77);
+        let older = encode_admin(epoch, &command);
+        let older = older.slice(..older.len() - 8);
         assert_eq!(Payload::decode(encode_admin(epoch, &command)), Some(Payload::Admin { epoch, command }));
+        let AdminCommand::Split(parts, _) = command_of(older) else { panic!("a split") };
+        assert_eq!(parts[0].region, RegionId(9), "an entry without a time");
         let command = AdminCommand::Check;
         assert_eq!(Payload::decode(encode_admin(epoch, &command)), Some(Payload::Admin { epoch, command }));
         let peers = vec![Peer { id: PeerId(4), store: StoreId(5), role: PeerRole::DemotingVoter }];

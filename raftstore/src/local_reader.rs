@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use dashmap::DashMap;
 use flotilla_region::{Index, PeerId, Region, RegionId, Term};
 
+use crate::load::RegionLoad;
 use crate::msg::RegionContext;
 use crate::time::{Clock, Time};
 
@@ -13,6 +14,7 @@ use crate::time::{Clock, Time};
 /// applied an entry of its own term; withdrawn before the state change that ends it becomes visible to anyone.
 pub(crate) struct ReadDelegate {
     region: Arc<Region>,
+    load: Arc<RegionLoad>,
     peer: PeerId,
     term: Term,
     /// End of the lease in microseconds of the store's clock; only grows, except to 0.
@@ -28,9 +30,10 @@ pub(crate) struct ReadDelegate {
 }
 
 impl ReadDelegate {
-    pub(crate) fn new(region: Arc<Region>, peer: PeerId, term: Term) -> Self {
+    pub(crate) fn new(region: Arc<Region>, load: Arc<RegionLoad>, peer: PeerId, term: Term) -> Self {
         Self {
             region,
+            load,
             peer,
             term,
             lease_until: AtomicU64::new(0),
@@ -110,6 +113,11 @@ impl LocalRead {
     /// The region to read.
     pub fn region(&self) -> &Arc<Region> {
         &self.delegate.region
+    }
+
+    /// Where to tell what was read.
+    pub fn load(&self) -> &Arc<RegionLoad> {
+        &self.delegate.load
     }
 
     /// Second check, after the data was read or the engine snapshot was taken: only if it holds may the result be

@@ -83,6 +83,18 @@ pub trait StateMachine: Send + Sync {
         found
     }
 
+    /// A key that the command writes, for load-based split; any one of several, chosen by the random number `drawn`. The
+    /// default knows none: such regions are split by what is read from them.
+    fn sample_key(&self, _command: &[u8], _drawn: u64) -> Option<Bytes> {
+        None
+    }
+
+    /// Where to cut a region instead of at `key`, which a client uses and which divides the load well. The default cuts
+    /// right there; an embedder overrides it so that a row is not cut.
+    fn cut_at(&self, key: Bytes) -> Bytes {
+        key
+    }
+
     /// The region was split, changed its members or was removed on this replica. Called on the apply worker.
     fn on_region_change(&self, _region: &Region) {}
 }
@@ -181,7 +193,7 @@ impl Overlay {
     }
 
     /// What the batch says of `key`: `None` = nothing, `Some(None)` = deleted.
-    fn get(&mut self, batch: &WriteBatch, key: &[u8]) -> Option<Option<Bytes>> {
+    pub(crate) fn get(&mut self, batch: &WriteBatch, key: &[u8]) -> Option<Option<Bytes>> {
         for op in batch.ops_since(self.seen_bytes) {
             self.seen_ops += 1;
             match op {

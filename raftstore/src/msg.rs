@@ -12,6 +12,7 @@ use flotilla_region::{Index, Peer, PeerId, Region, RegionEpoch, RegionId, StoreI
 use crate::admin::check::{CheckDone, Digest};
 use crate::admin::merge::{MergeState, Prepared, Retire};
 use crate::error::{Damage, RequestError};
+use crate::load::RegionLoad;
 use crate::state::LogId;
 use crate::time::Time;
 use crate::wire::HeartbeatCell;
@@ -70,6 +71,8 @@ pub struct ReadGrant {
     pub region: Arc<Region>,
     /// The view to read.
     pub snapshot: Arc<dyn EngineSnapshot>,
+    /// Where to tell what was read.
+    pub load: Arc<RegionLoad>,
 }
 
 /// A command for the region itself, asked of its leader.
@@ -186,6 +189,8 @@ pub(crate) enum RaftMsg {
     Digest { region: RegionId, incarnation: Incarnation, at: LogId, digest: Result<Digest, String> },
     /// What the peer has on this disk is damaged (0 = whichever peer is here).
     Damaged { region: RegionId, peer: PeerId, damage: Damage },
+    /// A region, in this version, has outgrown the limit up to which it takes writes and is about to be split.
+    Crowded { region: RegionId, version: u64, until: Time },
     /// A frame to this store could not be delivered.
     Unreachable(StoreId),
     /// Ask all led regions to be split if they are larger than this; tells what is there.
@@ -371,6 +376,8 @@ pub(crate) struct InstallSnapshot {
     pub files: Vec<SstFile>,
     /// Retired regions in whose place it goes.
     pub swallowed: Vec<RegionId>,
+    /// Its splits and merges, as stored; empty = nothing is known.
+    pub history: Bytes,
     /// Completes the installation in `log`.
     pub log: LogTask,
 }
@@ -384,4 +391,5 @@ pub(crate) struct ReceivedSnapshot {
     /// The merge that the region expects.
     pub merge: Option<MergeState>,
     pub files: Vec<SstFile>,
+    pub history: Bytes,
 }

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use crate::background::BackgroundMsg;
 use crate::config::StoreConfig;
 use crate::error::{Quarantined, StoreError};
+use crate::load::Loads;
 use crate::local_reader::Delegates;
 use crate::machine::StateMachine;
 use crate::mailbox::Address;
@@ -67,6 +68,8 @@ pub(crate) struct Shared {
     pub meta: Arc<dyn StateMachine>,
     pub links: Links,
     pub delegates: Delegates,
+    /// Regions that clients ask for something.
+    pub loads: Arc<Loads>,
     pub ranges: Mutex<StoreRanges>,
     /// Ids that this store holds in advance, so that splits go on without the placement leader.
     pub ids: Mutex<IdPool>,
@@ -102,6 +105,7 @@ impl Shared {
             meta,
             links,
             delegates: Delegates::default(),
+            loads: Arc::default(),
             ranges: Mutex::default(),
             ids: Mutex::default(),
             pending_bytes: Arc::default(),
@@ -162,6 +166,10 @@ pub struct Counters {
     pub elections_won: AtomicU64,
     /// Regions split here as leader.
     pub splits: AtomicU64,
+    /// Regions led here that were to be split because of their load.
+    pub load_splits: AtomicU64,
+    /// Writes refused because their region was far too large and about to be split.
+    pub crowded_writes: AtomicU64,
     /// Neighbours merged into regions led here.
     pub merges: AtomicU64,
     /// Snapshots installed here.
@@ -198,6 +206,8 @@ impl Counters {
             ("read_index_grants", get(&self.read_index_grants)),
             ("elections_won", get(&self.elections_won)),
             ("splits", get(&self.splits)),
+            ("load_splits", get(&self.load_splits)),
+            ("crowded_writes", get(&self.crowded_writes)),
             ("merges", get(&self.merges)),
             ("snapshots_installed", get(&self.snapshots_installed)),
             ("checkpoints", get(&self.checkpoints)),

@@ -7,11 +7,8 @@ use crate::wire::pb;
 use bytes::Bytes;
 use flotilla_engine::{Engine, WriteBatch};
 use flotilla_placement::meta::{self, FactWrite};
-use flotilla_placement::{StoreRecord, StoreState, StoreStats};
-use flotilla_region::{
-    ClusterId, KeyRange, Peer as PeerInfo, PeerId, PeerRole, Region, RegionEpoch, RegionId, Space, StoreId,
-    keys, sentinel_start,
-};
+use flotilla_placement::{MoveOrder, StoreRecord, StoreState, StoreStats};
+use flotilla_region::{ClusterId, Region, RegionEpoch, RegionId, Space, StoreId, keys};
 
 use parking_lot::RwLock;
 
@@ -21,6 +18,8 @@ use crate::apply::ApplyWorker;
 use crate::background::{Background, BackgroundMsg};
 use crate::config::{FORMAT, FORMAT_READ_MIN, StoreConfig, WIRE_VERSION};
 use crate::error::{Damage, Quarantined, RequestError, StoreError};
+use crate::founding::{PreSplit, first_regions};
+use crate::history::{self, RegionEvent};
 use crate::local_reader::LocalRead;
 use crate::log_writer::LogWriter;
 use crate::machine::StateMachine;
@@ -30,7 +29,7 @@ use crate::msg::{
     ReadRequest, RegionContext, WriteDone, WriteRequest,
 };
 use crate::outbox::{FrameOrigin, Outbox};
-use crate::placement::{Directory, JoinDone, Placement, PlacementMsg, StoreStateDone};
+use crate::placement::{Directory, JoinDone, MoveDone, Placement, PlacementMsg, StoreStateDone};
 use crate::recovery;
 use crate::shared::{Counters, FatalHook, Links, Shared, worker_of};
 use crate::snapshot::{SnapshotMsg, SnapshotWorker};
@@ -112,8 +111,8 @@ impl Store {
         Ok(ident)
     }
 
-    /// Founds a cluster: this store alone holds the meta region, one user region and the sentinel. Durable when this
-    /// returns, and harmless to repeat after a crash in between. `founder`'s id is set here.
+    /// Founds a cluster: this store alone holds the meta region, one user region, cut at `cuts`, and the sentinel.
+    /// Durable when this returns, and harmless to repeat after a crash in between. `founder`'s id is set here.
     ///
     /// # Errors
     /// I/O.
@@ -121,10 +120,11 @@ impl Store {
         engine: &dyn Engine,
         cluster: ClusterId,
         founder: StoreRecord,
+        cuts: &PreSplit,
     ) -> Result<StoreIdent, StoreError> {
         let founder = StoreRecord { id: FOUNDER, ..founder };
         let mut batch = WriteBatch::new();
-        for region in first_regions(founder.id) {
+        for region in first_regions(founder.id, cuts) {
             batch.put(&keys::region_state(region.id), &RegionState::Normal(region.clone()).encode());
             batch.put(&keys::apply_state(region.id), &INIT_LOG.encode());
         }
@@ -195,6 +195,26 @@ impl Store {
     /// Regions that are out of service on this store because what it has of them is damaged.
     pub fn quarantined(&self) -> Vec<Quarantined> {
         self.shared.quarantine.lock().values().flatten().cloned().collect()
+    }
+
+    /// Splits and merges of a region that lives here, oldest first.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn history(&self, region: RegionId) -> Result<Vec<RegionEvent>, StoreError> {
+        Ok(history::read(self.shared.engine.get(&keys::history(region)))?)
+    }
+
+    /// The region that one which lived here became part of.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn merged_into(&self, region: RegionId) -> Result<Option<RegionId>, StoreError> {
+        let stored = self.shared.engine.get(&keys::region_state(region))?.and_then(RegionState::decode);
+        Ok(match stored {
+            Some(RegionState::Tombstone { merged: Some((target, _)), .. }) => Some(target),
+            _ => None,
+        })
     }
 
     /// A reader met bytes of `region` that are not what was written: the region goes out of service here.
@@ -379,6 +399,11 @@ impl Store {
         self.shared.links.placement.send(PlacementMsg::SetStoreState(store, state, done));
     }
 
+    /// Has a replica moved, or tells how far that is: ask until it has ended. Only the placement leader can.
+    pub fn move_peer(&self, order: MoveOrder, done: MoveDone) {
+        self.shared.links.placement.send(PlacementMsg::Move(order, done));
+    }
+
     /// Tells placement how full this store is.
     pub fn set_load(&self, load: StoreStats) {
         self.shared.links.placement.send(PlacementMsg::Load(load));
@@ -444,24 +469,4 @@ fn build_workers(
     let placement = Placement::new(shared.clone(), transport.clone(), boxes.placement, directory.clone());
     turns.push(Box::new(placement));
     Ok(Workers { turns })
-}
-
-/// The regions of a new cluster, all on one store.
-fn first_regions(store: StoreId) -> Vec<Region> {
-    let sentinel = sentinel_start();
-    let ranges = [
-        (RegionId::META, Space::Meta, KeyRange::ALL),
-        (RegionId::FIRST_USER, Space::User, KeyRange { start: Bytes::new(), end: sentinel.clone() }),
-        (RegionId::SENTINEL, Space::User, KeyRange { start: sentinel, end: Bytes::new() }),
-    ];
-    ranges
-        .into_iter()
-        .map(|(id, space, range)| Region {
-            id,
-            space,
-            range,
-            epoch: RegionEpoch::INITIAL,
-            peers: vec![PeerInfo { id: PeerId(id.0), store, role: PeerRole::Voter }],
-        })
-        .collect()
 }

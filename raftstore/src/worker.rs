@@ -214,6 +214,11 @@ impl RaftWorker {
                     peer.condemn(damage);
                 }
             }
+            RaftMsg::Crowded { region, version, until } => {
+                if let Some(peer) = self.peers.get_mut(&region) {
+                    peer.writes.crowd(version, until);
+                }
+            }
             RaftMsg::Inspect(tell) => tell(self.peers.values().map(|peer| peer.status()).collect()),
             RaftMsg::ShedLeaders => self.shed_leaders(),
             RaftMsg::Retire(retire) => match self.touch(retire.source) {

@@ -75,3 +75,15 @@ fn without_faults_every_operation_has_an_outcome() {
         assert!(outcome.stats.operations > 50, "seed {seed}: {:?}", outcome.stats.list());
     }
 }
+
+#[test]
+fn busy_regions_are_split_where_their_load_divides() {
+    let mut total = Stats::default();
+    for seed in 0..30 {
+        let outcome = run_seed(seed, Options { calm: true, ..Options::default() });
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        total.add(&outcome.stats);
+    }
+    // Nobody but the stores themselves splits anything.
+    assert!(total.load_splits >= 5 && total.splits >= 5, "{:?}", total.list());
+}

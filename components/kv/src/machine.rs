@@ -51,6 +51,18 @@ impl StateMachine for KvMachine {
         }
         Ok(Reply::Done.encode())
     }
+
+    fn sample_key(&self, command: &[u8], drawn: u64) -> Option<Bytes> {
+        let one_of = |count: usize| drawn as usize % count.max(1);
+        let command = Command::decode(command)?;
+        let key = match &command {
+            Command::Put(puts) => puts.get(one_of(puts.len()))?.key,
+            Command::Delete(keys) => keys.get(one_of(keys.len()))?,
+            Command::DeleteRange { start, .. } => start,
+            Command::CompareAndSwap { key, .. } => key,
+        };
+        Some(Bytes::copy_from_slice(key))
+    }
 }
 
 /// The client's bytes in a stored value, unless it has expired.

@@ -52,6 +52,8 @@ pub struct PlacementConfig {
     pub merge_bytes: u64,
     /// A region is merged only if it has had its range for so long: a split is not taken back at once.
     pub merge_wait_ms: u64,
+    /// A region with so many requests per second is not merged; 0 = however many.
+    pub merge_requests_max: u64,
     /// Merges under way at once.
     pub merges_max: usize,
 }
@@ -82,6 +84,7 @@ impl Default for PlacementConfig {
             merge_regions: true,
             merge_bytes: 32 << 20,
             merge_wait_ms: 10 * 60 * 1000,
+            merge_requests_max: 750,
             merges_max: 4,
         }
     }

@@ -10,6 +10,7 @@
 //! - [`StoreInfo`] and [`ClusterView`]: what only the placement leader knows, loads of stores included;
 //! - [`Operator`]: one step that a region's leader is asked to take, tagged with the region's epoch;
 //! - [`InFlight`]: the steps asked for and not yet seen done, and the balance moves they belong to;
+//! - [`order_move`]: a move of a replica that somebody asked for, and how far it is;
 //! - [`check`]: one pass of all checkers and schedulers: joint states, replicas, balance of leaders and regions, merges;
 //! - [`meta`]: commands and facts of the meta region: store registry, id windows, cluster version.
 //!
@@ -21,8 +22,8 @@
 //! leader is never removed or demoted. A voter is never removed at one stroke: it is demoted, then removed. A region
 //! has at most one unfinished operator. Loads end within a tolerance, and a balanced cluster is left alone.
 //!
-//! Missing: placement rules per key range, balance of hot regions, balance by bytes; keys and reads do not count where
-//! small regions are merged.
+//! Missing: placement rules per key range, balance of hot regions (busy ones are split by their leaders, and nobody moves
+//! the parts apart by their rates), balance by bytes; keys do not count where small regions are merged.
 
 #[macro_use(planted)]
 extern crate flotilla_planted;
@@ -32,6 +33,7 @@ mod config;
 mod ids;
 pub mod meta;
 mod operator;
+mod order;
 pub mod planted;
 mod route;
 mod store;
@@ -43,7 +45,8 @@ pub use ids::{IDS_KEPT_FOR_META, IdPool};
 pub use operator::{
     InFlight, Move, Operator, PeerChange, PeerChangeKind, Reason, Step, after_change, after_leave,
 };
-pub use route::{Learned, RegionInfo, RouteTable};
+pub use order::{MoveOrder, MovePhase, MoveRefusal, OrderWait, order_move};
+pub use route::{Learned, Rates, RegionInfo, RouteTable};
 pub use store::{StoreHealth, StoreInfo, StoreLoad, StoreRecord, StoreState, StoreStats, StoreUuid};
 pub use view::ClusterView;
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use flotilla_region::{Peer, PeerId, PeerRole, Region, RegionEpoch, RegionId, StoreId};
 
+use crate::order::{Order, OrderState};
 use crate::{ClusterView, PlacementConfig, RegionInfo};
 
 /// Why a step is taken; for logs, metrics and limits.
@@ -21,6 +22,8 @@ pub enum Reason {
     BalanceLeaders,
     /// Stores hold different numbers of replicas.
     BalanceRegions,
+    /// Somebody asked for a replica to be moved.
+    Ordered,
     /// Two neighbours are small.
     Merge,
 }
@@ -151,16 +154,18 @@ struct Shape {
     since_ms: u64,
 }
 
-/// Operators asked for and not yet seen done, the balance moves under way, and since when learners and shapes exist.
+/// Operators asked for and not yet seen done, the moves under way and those ordered, and since when learners and shapes
+/// exist.
 ///
-/// Belongs to one placement leadership; losing it costs nothing but the learners of unfinished balance moves.
-/// Invariant: at most one operator per region.
+/// Belongs to one placement leadership; losing it costs nothing but the learners of unfinished moves.
+/// Invariant: at most one operator and one order per region.
 #[derive(Clone, Debug, Default)]
 pub struct InFlight {
     asked: BTreeMap<RegionId, Asked>,
     moves: BTreeMap<RegionId, Move>,
     learners: BTreeMap<PeerId, u64>,
     shapes: BTreeMap<RegionId, Shape>,
+    orders: BTreeMap<RegionId, Order>,
 }
 
 impl InFlight {
@@ -217,6 +222,30 @@ impl InFlight {
         self.moves.insert(region, plan);
     }
 
+    /// What was ordered for a region.
+    pub(crate) fn order(&self, region: RegionId) -> Option<&Order> {
+        self.orders.get(&region)
+    }
+
+    /// Orders that are not begun.
+    pub(crate) fn waiting_orders(&self) -> Vec<Order> {
+        let is_waiting = |order: &&Order| matches!(order.state, OrderState::Waiting(_));
+        self.orders.values().filter(is_waiting).copied().collect()
+    }
+
+    /// Whether the region's move was ordered.
+    pub(crate) fn is_ordered(&self, region: RegionId) -> bool {
+        self.orders.get(&region).is_some_and(|order| matches!(order.state, OrderState::Begun(_)))
+    }
+
+    pub(crate) fn put_order(&mut self, order: Order) {
+        self.orders.insert(order.order.region, order);
+    }
+
+    pub(crate) fn forget_order(&mut self, region: RegionId) {
+        self.orders.remove(&region);
+    }
+
     pub(crate) fn ask(&mut self, operator: Operator, now_ms: u64) {
         let before = self.asked.insert(operator.region, Asked { operator, at_ms: now_ms });
         assert!(before.is_none(), "a region has at most one unfinished operator");
@@ -228,11 +257,17 @@ impl InFlight {
             let is_expired = now_ms.saturating_sub(asked.at_ms) >= config.operator_expire_ms;
             !is_expired && view.regions().by_id(*region).is_some_and(|info| is_open(&asked.operator, info))
         });
-        let asked = &self.asked;
+        let (asked, orders) = (&self.asked, &self.orders);
         self.moves.retain(|region, plan| {
             let Some(info) = view.regions().by_id(*region) else { return false };
-            is_under_way(plan, &info.region, asked.contains_key(region))
+            let is_ordered =
+                orders.get(region).is_some_and(|order| matches!(order.state, OrderState::Begun(_)));
+            // The only voter hands over to the new one, which must vote for that.
+            let may_both_vote = is_ordered && voters(&info.region) > config.replicas;
+            is_under_way(plan, &info.region, asked.contains_key(region), may_both_vote)
         });
+        let moves = &self.moves;
+        self.orders.retain(|region, order| order.settle(view, moves.contains_key(region), now_ms));
         let (mut learners, mut shapes) = (BTreeMap::new(), BTreeMap::new());
         for info in view.regions().iter() {
             let (id, version) = (info.region.id, info.region.epoch.version);
@@ -257,12 +292,16 @@ fn is_open(operator: &Operator, info: &RegionInfo) -> bool {
 
 /// A move is over when its old replica is gone, and void when its new one vanished or became an ordinary voter beside
 /// the old one.
-fn is_under_way(plan: &Move, region: &Region, is_asked: bool) -> bool {
+fn is_under_way(plan: &Move, region: &Region, is_asked: bool, may_both_vote: bool) -> bool {
     let (from, to) = (region.peer(plan.from), region.peer_on(plan.to));
     match (from.map(|p| p.role), to.map(|p| p.role)) {
         (None, _) => false,
         (Some(_), None) => is_asked,
-        (Some(PeerRole::Voter), Some(PeerRole::Voter)) => false,
+        (Some(PeerRole::Voter), Some(PeerRole::Voter)) => may_both_vote,
         (Some(_), Some(_)) => true,
     }
+}
+
+fn voters(region: &Region) -> usize {
+    region.peers.iter().filter(|peer| peer.role == PeerRole::Voter).count()
 }

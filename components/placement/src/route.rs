@@ -7,6 +7,62 @@ use std::ops::Bound;
 use bytes::Bytes;
 use flotilla_region::{KeyRange, Peer, PeerId, PeerRole, Region, RegionId, Space, StoreId, Term};
 
+/// What clients do to something, per second; a few seconds' mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Reads.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
+}
+
+impl Rates {
+    /// Reads and writes.
+    pub fn requests(&self) -> u64 {
+        self.reads + self.writes
+    }
+
+    /// A quarter of the way from here to `now`, or a little less: a few requests a second are as good as none.
+    pub fn blend(self, now: Self) -> Self {
+        let step = |old: u64, new: u64| {
+            if new > old { old + (new - old) / 4 } else { old - (old - new).div_ceil(4) }
+        };
+        let mut next = self.zip(now, step);
+        next.read_bytes = if next.reads == 0 { 0 } else { next.read_bytes };
+        next.write_bytes = if next.writes == 0 { 0 } else { next.write_bytes };
+        next
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        self.zip(other, u64::saturating_add)
+    }
+
+    /// Whether `told` gives another picture: by more than a third, and more than a little, or that there is nothing.
+    pub fn differ_from(&self, told: &Self) -> bool {
+        let differ = |now: u64, told: u64, little: u64| now.abs_diff(told) > (told / 3).max(little);
+        (self.reads == 0) != (told.reads == 0)
+            || (self.writes == 0) != (told.writes == 0)
+            || differ(self.reads, told.reads, 3)
+            || differ(self.writes, told.writes, 3)
+            || differ(self.read_bytes, told.read_bytes, 1 << 10)
+            || differ(self.write_bytes, told.write_bytes, 1 << 10)
+    }
+
+    fn zip(self, other: Self, apply: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            reads: apply(self.reads, other.reads),
+            read_bytes: apply(self.read_bytes, other.read_bytes),
+            writes: apply(self.writes, other.writes),
+            write_bytes: apply(self.write_bytes, other.write_bytes),
+        }
+    }
+}
+
 /// A region as its leader reported it, or as far as anybody knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegionInfo {
@@ -28,6 +84,8 @@ pub struct RegionInfo {
     pub ready: bool,
     /// It is written to more than a little.
     pub is_hot: bool,
+    /// What clients do to it.
+    pub rates: Rates,
 }
 
 impl RegionInfo {

@@ -192,3 +192,22 @@ proptest! {
         prop_assert_eq!(table.len(), newest.len());
     }
 }
+
+#[test]
+fn rates_are_told_when_they_give_another_picture() {
+    let rates = |reads, read_bytes| Rates { reads, read_bytes, ..Rates::default() };
+    let told = rates(300, 90_000);
+    assert!(!rates(400, 120_000).differ_from(&told), "a third more");
+    assert!(rates(401, 90_000).differ_from(&told));
+    assert!(rates(300, 59_999).differ_from(&told));
+    assert!(rates(0, 0).differ_from(&rates(1, 0)), "nothing is always told");
+    assert!(rates(1, 0).differ_from(&rates(0, 0)));
+    assert!(!rates(0, 0).differ_from(&rates(0, 0)));
+    assert!(!rates(4, 500).differ_from(&rates(1, 100)), "a little");
+    let (mut near, target) = (rates(0, 0), rates(100, 7_000));
+    (0..60).for_each(|_| near = near.blend(target));
+    assert!(near.reads.abs_diff(100) < 4 && near.read_bytes.abs_diff(7_000) < 4, "{near:?}");
+    assert_eq!(rates(0, 0).blend(rates(3, 9_000)), Rates::default(), "as good as none");
+    (0..40).for_each(|_| near = near.blend(Rates::default()));
+    assert_eq!(near, Rates::default());
+}

@@ -40,6 +40,7 @@ macro_rules! bugs {
 
 /// Whether this bug of the crate's own list is planted in what the thread runs.
 #[macro_export]
+#[allow(clippy::crate_in_macro_def, reason = "the list is that of the crate that asks")]
 macro_rules! planted {
     ($bug:ident) => {{
         #[cfg(feature = "planted")]

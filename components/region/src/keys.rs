@@ -14,6 +14,7 @@
 //! 0x02 | region u64 | 0x02            apply state
 //! 0x02 | region u64 | 0x03            merge under way, if there is one
 //! 0x02 | region u64 | 0x04            why the region is out of service on this store, if it is
+//! 0x02 | region u64 | 0x05            its splits and merges
 //! 0x03 | name                         facts of this store (address book, id windows)
 //! 0x10 | key                          keys of the meta space
 //! 0x20 | key                          keys of the user space
@@ -37,6 +38,7 @@ const REGION_STATE: u8 = 0x01;
 const APPLY_STATE: u8 = 0x02;
 const MERGE_STATE: u8 = 0x03;
 const QUARANTINE: u8 = 0x04;
+const HISTORY: u8 = 0x05;
 const STORE_FACT: u8 = 0x03;
 const META_SPACE: u8 = 0x10;
 const USER_SPACE: u8 = 0x20;
@@ -132,6 +134,11 @@ pub fn data_region_end(region: RegionId) -> [u8; 10] {
 /// `data`: why a region is out of service on this store.
 pub fn quarantine(region: RegionId) -> [u8; 10] {
     data_region(region, QUARANTINE)
+}
+
+/// `data`: splits and merges of a region.
+pub fn history(region: RegionId) -> [u8; 10] {
+    data_region(region, HISTORY)
 }
 
 fn data_region(region: RegionId, kind: u8) -> [u8; 10] {

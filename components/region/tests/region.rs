@@ -37,6 +37,7 @@ fn keys_are_laid_out_as_the_table_says() {
         ("region state", keys::region_state(REGION).to_vec(), "02010203040506070801"),
         ("apply state", keys::apply_state(REGION).to_vec(), "02010203040506070802"),
         ("merge state", keys::merge_state(REGION).to_vec(), "02010203040506070803"),
+        ("history", keys::history(REGION).to_vec(), "02010203040506070805"),
         ("regions start", keys::region_bounds().0, "02"),
         ("regions end", keys::region_bounds().1, "03"),
         ("store fact", keys::store_fact(b"ids"), "03696473"),

@@ -10,7 +10,7 @@ use flotilla_engine::{Engine, WriteBatch};
 use flotilla_placement::{StoreRecord, StoreUuid};
 use flotilla_proto::flotilla as pb;
 use flotilla_proto::flotilla::cluster_service_client::ClusterServiceClient;
-use flotilla_raftstore::{FORMAT, Store, StoreError, StoreIdent};
+use flotilla_raftstore::{FORMAT, PreSplit, Store, StoreError, StoreIdent};
 use flotilla_region::{ClusterId, StoreId, keys};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -76,6 +76,8 @@ pub struct Bootstrap<'a> {
     pub dir: &'a Path,
     /// Addresses to ask.
     pub cluster: &'a [String],
+    /// Where the first region is cut, if this disk founds a cluster.
+    pub pre_split: &'a PreSplit,
 }
 
 /// What a listed address answered.
@@ -170,9 +172,10 @@ impl Bootstrap<'_> {
             format_max: FORMAT,
             ..StoreRecord::default()
         };
-        let ident = Store::bootstrap(self.engine, cluster, founder);
+        let ident = Store::bootstrap(self.engine, cluster, founder, self.pre_split);
         let ident = ident.map_err(|error| data_error(self.dir, &error))?;
-        tracing::info!(cluster = cluster.0, "founded a cluster");
+        let cuts = self.pre_split.keys().len();
+        tracing::info!(cluster = cluster.0, cuts, "founded a cluster");
         Ok(ident)
     }
 

@@ -1,16 +1,18 @@
 //! The cluster's own administration: who is who, joining, and what `flotilla ctl` asks for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_placement::RegionInfo;
+use flotilla_placement::{Rates, RegionInfo, RouteTable};
 use flotilla_proto::flotilla as pb;
 use flotilla_proto::flotilla::admin_request::Command;
 use flotilla_proto::flotilla::cluster_service_client::ClusterServiceClient;
 use flotilla_proto::flotilla::cluster_service_server::ClusterService;
 use flotilla_raftstore::placement::record_to_wire;
-use flotilla_raftstore::{AdminCommand, PeerChange, PeerStatus, RequestError, Store, wire};
+use flotilla_raftstore::{
+    AdminCommand, EventKind, PeerChange, PeerStatus, RegionEvent, RequestError, Store, wire,
+};
 use flotilla_region::{Peer, PeerId, PeerRole, Region, RegionId, StoreId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -24,6 +26,10 @@ use crate::transport;
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(28);
 /// A refusal that should end by itself is believed after so long.
 const PASSING_TIMEOUT: Duration = Duration::from_secs(5);
+/// A leader that hands over gives up after one election timeout; then there is the report of the new one.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long another store's word on a region is waited for.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause before a step that was refused for now is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Longest wait for the placement runtime to answer a store that joins.
@@ -120,6 +126,8 @@ enum AdminError {
     NoPeer { region: RegionId, store: StoreId },
     #[error("region {region} has a peer on store {store} already")]
     HasPeer { region: RegionId, store: StoreId },
+    #[error("store {store} did not take region {region} over")]
+    NotTakenOver { region: RegionId, store: StoreId },
     #[error("store {0} does not exist")]
     NoStore(StoreId),
     #[error("store {0} has no known address")]
@@ -175,7 +183,7 @@ async fn run(store: &Store, region: &Region, command: Option<&Command>) -> Resul
         Command::Split(split) => ask(store, region, AdminCommand::Split { keys: split.keys.clone() }).await,
         Command::TransferLeaderToStore(to) => {
             let to = peer_on(*to)?;
-            ask(store, region, AdminCommand::TransferLeader(to.id)).await
+            transfer(store, region, to).await
         }
         Command::AddPeerOnStore(to) => add_peer(store, region, StoreId(*to)).await,
         Command::MergeSource(source) => merge(store, region, RegionId(*source)).await,
@@ -188,6 +196,24 @@ async fn ask(store: &Store, region: &Region, command: AdminCommand) -> Result<Ve
     let done = Box::new(move |result| drop(tell.send(result)));
     store.admin(region.id, Some(region.epoch), command, done);
     Ok(told.await.unwrap_or(Err(RequestError::Undetermined))?)
+}
+
+/// Hands leadership over and waits until the other store has it: a hand-over that does not come about is forgotten by
+/// the region within an election timeout.
+async fn transfer(store: &Store, region: &Region, to: Peer) -> Result<Vec<Region>, AdminError> {
+    ask(store, region, AdminCommand::TransferLeader(to.id)).await?;
+    let give_up = Instant::now() + TRANSFER_TIMEOUT;
+    loop {
+        let info = store.directory().read().routes.by_id(region.id).cloned();
+        let info = info.ok_or(AdminError::NoRegion(region.id))?;
+        match info.leader_store() {
+            Some(leader) if leader == to.store => return Ok(vec![info.region]),
+            _ if Instant::now() >= give_up => {
+                return Err(AdminError::NotTakenOver { region: region.id, store: to.store });
+            }
+            _ => tokio::time::sleep(RETRY_PAUSE).await,
+        }
+    }
 }
 
 /// A new replica begins as a learner and votes once it has caught up.
@@ -230,8 +256,25 @@ async fn merge(store: &Store, region: &Region, source: RegionId) -> Result<Vec<R
     ask(store, region, AdminCommand::Merge(Box::new(source))).await
 }
 
+/// Who should lead instead of `peer`, if that is the leader's own: a leader does not remove itself.
+fn heir_of(store: &Store, region: &Region, peer: Peer) -> Option<Peer> {
+    let directory = store.directory().read();
+    let info = directory.routes.by_id(region.id)?;
+    if peer.store != store.id().1 || info.leader != Some(peer.id) {
+        return None;
+    }
+    let is_well = |p: &&Peer| !info.pending.contains(&p.id) && !info.down.contains_key(&p.id);
+    let voters = region.peers.iter().filter(|p| p.id != peer.id && p.role == PeerRole::Voter);
+    voters.clone().find(is_well).or_else(|| voters.clone().next()).copied()
+}
+
 /// A voter is demoted, the joint membership left, and the learner removed.
 async fn remove_peer(store: &Store, region: &Region, peer: Peer) -> Result<Vec<Region>, AdminError> {
+    if let Some(heir) = heir_of(store, region, peer) {
+        transfer(store, region, heir).await?;
+        // The new leader does the rest.
+        return Err(AdminError::NotHere(region.id));
+    }
     let give_up = Instant::now() + ADMIN_TIMEOUT;
     let mut now = region.clone();
     loop {
@@ -283,6 +326,139 @@ fn region_info(info: &RegionInfo) -> pb::RegionInfo {
         approximate_keys: info.keys,
         down_peers: info.down.keys().map(|peer| peer.0).collect(),
         pending_peers: info.pending.iter().map(|peer| peer.0).collect(),
+        down_seconds: info.down.values().map(|ms| ms / 1_000).collect(),
+        reads: info.rates.reads,
+        read_bytes: info.rates.read_bytes,
+        writes: info.rates.writes,
+        write_bytes: info.rates.write_bytes,
+        ..Default::default()
+    }
+}
+
+/// The regions that this store knows of, or one of them: the meta region first, then in key order.
+fn known_regions(store: &Store, wanted: RegionId, replicas: &[PeerStatus]) -> Vec<pb::RegionInfo> {
+    let is_wanted = |id: RegionId| wanted == RegionId::ZERO || wanted == id;
+    let directory = store.directory().read();
+    let known: BTreeSet<RegionId> = directory.routes.iter().map(|r| r.region.id).collect();
+    let reported = directory.routes.iter().filter(|r| is_wanted(r.region.id)).map(region_info);
+    let only_here = replicas.iter().filter(|s| {
+        let id = s.region.id;
+        is_wanted(id) && !known.contains(&id) && !s.region.peers.is_empty()
+    });
+    let mut regions: Vec<pb::RegionInfo> = reported.chain(only_here.map(replica_info)).collect();
+    regions.sort_by(|a, b| sort_key(a).cmp(&sort_key(b)));
+    regions
+}
+
+/// What of the regions a store has.
+#[derive(Clone, Copy, Default)]
+struct Share {
+    regions: u32,
+    leaders: u32,
+    bytes: u64,
+    keys: u64,
+    pending: u32,
+    down: u32,
+    rates: Rates,
+}
+
+fn shares(routes: &RouteTable) -> BTreeMap<StoreId, Share> {
+    let mut shares: BTreeMap<StoreId, Share> = BTreeMap::new();
+    for info in routes.iter() {
+        for peer in &info.region.peers {
+            let share = shares.entry(peer.store).or_default();
+            share.regions += 1;
+            share.bytes += info.bytes;
+            share.keys += info.keys;
+            share.pending += u32::from(info.pending.contains(&peer.id));
+            share.down += u32::from(info.down.contains_key(&peer.id));
+            if info.leader == Some(peer.id) {
+                share.leaders += 1;
+                share.rates = share.rates.plus(info.rates);
+            }
+        }
+    }
+    shares
+}
+
+/// The region's splits and merges: as its leader's store knows them, or else as this one does, if it has a replica.
+async fn history(
+    store: &Store,
+    request: pb::RegionsRequest,
+    info: &pb::RegionInfo,
+) -> Result<Vec<pb::RegionEvent>, Status> {
+    let leader =
+        info.leader.as_ref().map(|leader| StoreId(leader.store_id)).filter(|id| *id != StoreId::ZERO);
+    if let Some(leader) = leader.filter(|leader| !request.forwarded && *leader != store.id().1)
+        && let Ok(regions) = regions_of(store, leader, request).await
+        && let Some(known) = regions.into_iter().next()
+    {
+        return Ok(known.history);
+    }
+    let events = store.history(RegionId(request.id)).map_err(|error| Status::internal(error.to_string()))?;
+    Ok(events.iter().map(event_to_wire).collect())
+}
+
+/// A region that nobody has any more: what became of it, if this store or another one has seen it.
+async fn merged(store: &Store, request: pb::RegionsRequest) -> Result<Option<pb::RegionInfo>, Status> {
+    let here =
+        store.merged_into(RegionId(request.id)).map_err(|error| Status::internal(error.to_string()))?;
+    if let Some(target) = here {
+        let region = Some(flotilla_proto::metapb::Region { id: request.id, ..Default::default() });
+        return Ok(Some(pb::RegionInfo { region, merged_into: target.0, ..Default::default() }));
+    }
+    if request.forwarded {
+        return Ok(None);
+    }
+    let me = store.id().1;
+    let others: Vec<StoreId> = {
+        let directory = store.directory().read();
+        directory.stores.values().filter(|s| s.id != me && !s.address.is_empty()).map(|s| s.id).collect()
+    };
+    for other in others {
+        if let Ok(regions) = regions_of(store, other, request).await
+            && let Some(info) = regions.into_iter().next()
+        {
+            return Ok(Some(info));
+        }
+    }
+    Ok(None)
+}
+
+/// What another store says of a region.
+async fn regions_of(
+    store: &Store,
+    other: StoreId,
+    request: pb::RegionsRequest,
+) -> Result<Vec<pb::RegionInfo>, AdminError> {
+    let address = store.directory().read().address(other).map(str::to_string);
+    let address = address.ok_or(AdminError::NoAddress(other))?;
+    let failed = |why: String| AdminError::Forward { store: other, why };
+    let ask = async {
+        let channel = transport::connect(&address).await.map_err(|error| failed(error.to_string()))?;
+        let request = pb::RegionsRequest { forwarded: true, ..request };
+        let reply = ClusterServiceClient::new(channel).regions(request).await;
+        reply.map_err(|status| failed(status.message().to_string()))
+    };
+    match tokio::time::timeout(LOOK_TIMEOUT, ask).await {
+        Ok(reply) => Ok(reply?.into_inner().regions),
+        Err(_) => Err(failed("no answer".to_string())),
+    }
+}
+
+fn event_to_wire(event: &RegionEvent) -> pb::RegionEvent {
+    use pb::region_event::Kind;
+    let kind = match event.kind {
+        EventKind::Split => Kind::Split,
+        EventKind::SplitFrom => Kind::SplitFrom,
+        EventKind::Merged => Kind::Merged,
+    };
+    pb::RegionEvent {
+        kind: kind as i32,
+        regions: event.regions.iter().map(|id| id.0).collect(),
+        keys: event.keys.clone(),
+        epoch: Some(wire::epoch_to_wire(event.epoch)),
+        time_ms: event.time_ms,
     }
 }
 
@@ -316,19 +492,28 @@ impl ClusterService for ClusterAdmin {
         let store = self.node.store()?;
         let (now, me) = (store.clock().now(), store.id().1);
         let directory = store.directory().read();
-        let count = |of: &dyn Fn(&RegionInfo) -> bool| directory.routes.iter().filter(|r| of(r)).count();
+        let shares = shares(&directory.routes);
         let stores = directory.stores.values().map(|record| {
             let id = record.id;
             let load = directory.loads.get(&id).copied().unwrap_or_default();
+            let share = shares.get(&id).copied().unwrap_or_default();
             let heard = directory.last_heard.get(&id).map_or(u64::MAX, |at| now.ms_since(*at));
             pb::StoreInfo {
                 store: Some(record_to_wire(record)),
-                region_count: count(&|r| r.region.peer_on(id).is_some()) as u32,
-                leader_count: count(&|r| r.leader_store() == Some(id)) as u32,
+                region_count: share.regions,
+                leader_count: share.leaders,
                 capacity_bytes: load.capacity_bytes,
                 available_bytes: load.available_bytes,
                 last_heard_ms: if id == me { 0 } else { heard },
                 damaged: directory.damaged.get(&id).cloned().unwrap_or_default(),
+                region_bytes: share.bytes,
+                region_keys: share.keys,
+                pending_peers: share.pending,
+                down_peers: share.down,
+                reads: share.rates.reads,
+                read_bytes: share.rates.read_bytes,
+                writes: share.rates.writes,
+                write_bytes: share.rates.write_bytes,
             }
         });
         Ok(Response::new(pb::StoresReply { stores: stores.collect() }))
@@ -339,18 +524,15 @@ impl ClusterService for ClusterAdmin {
         request: Request<pb::RegionsRequest>,
     ) -> Result<Response<pb::RegionsReply>, Status> {
         let store = self.node.store()?;
-        let wanted = RegionId(request.into_inner().id);
-        let is_wanted = |id: RegionId| wanted == RegionId::ZERO || wanted == id;
-        let replicas = statuses(store).await;
-        let directory = store.directory().read();
-        let known: BTreeSet<RegionId> = directory.routes.iter().map(|r| r.region.id).collect();
-        let reported = directory.routes.iter().filter(|r| is_wanted(r.region.id)).map(region_info);
-        let only_here = replicas.iter().filter(|s| {
-            let id = s.region.id;
-            is_wanted(id) && !known.contains(&id) && !s.region.peers.is_empty()
-        });
-        let mut regions: Vec<pb::RegionInfo> = reported.chain(only_here.map(replica_info)).collect();
-        regions.sort_by(|a, b| sort_key(a).cmp(&sort_key(b)));
+        let request = request.into_inner();
+        let wanted = RegionId(request.id);
+        let mut regions = known_regions(store, wanted, &statuses(store).await);
+        if wanted != RegionId::ZERO {
+            match regions.first_mut() {
+                Some(info) => info.history = history(store, request, info).await?,
+                None => regions.extend(merged(store, request).await?),
+            }
+        }
         Ok(Response::new(pb::RegionsReply { regions }))
     }
 
@@ -388,6 +570,10 @@ impl ClusterService for ClusterAdmin {
         let done = operations::set_store_state(self.node.store()?, request.into_inner()).await;
         let error = done.err().map(|error| error.to_string()).unwrap_or_default();
         Ok(Response::new(pb::StoreStateReply { error }))
+    }
+
+    async fn r#move(&self, request: Request<pb::MoveRequest>) -> Result<Response<pb::MoveReply>, Status> {
+        Ok(Response::new(operations::move_peer(self.node.store()?, request.into_inner()).await))
     }
 
     async fn compact(

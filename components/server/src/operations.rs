@@ -1,12 +1,12 @@
-//! What an operator asks of the cluster besides changes of single regions: comparing replicas, draining stores,
-//! compaction. Each is carried out by one store, to which the others forward it once.
+//! What an operator asks of the cluster besides changes of single regions: comparing replicas, draining stores, moving
+//! replicas, compaction. Each is carried out by one store, to which the others forward it once.
 
 use std::time::Duration;
 
-use flotilla_placement::StoreState;
+use flotilla_placement::{MoveOrder, MovePhase, StoreState};
 use flotilla_proto::flotilla as pb;
 use flotilla_proto::flotilla::cluster_service_client::ClusterServiceClient;
-use flotilla_raftstore::placement::StateError;
+use flotilla_raftstore::placement::{MoveError, StateError};
 use flotilla_raftstore::{CheckReport, CheckedReplica, RequestError, Store, wire};
 use flotilla_region::{RegionId, StoreId, keys};
 use tokio::sync::oneshot;
@@ -43,6 +43,9 @@ pub enum OperationError {
     /// Placement's own words.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Placement's own words.
+    #[error(transparent)]
+    Move(#[from] MoveError),
     /// The disk's own words.
     #[error(transparent)]
     Engine(#[from] flotilla_engine::Error),
@@ -66,6 +69,7 @@ impl OperationError {
             self,
             Self::Changing(_)
                 | Self::State(StateError::NotLeader)
+                | Self::Move(MoveError::NotLeader)
                 | Self::Region(
                     RequestError::NotLeader { .. } | RequestError::Stale | RequestError::RegionNotFound(_)
                 )
@@ -188,6 +192,45 @@ async fn set_state_once(store: &Store, request: pb::StoreStateRequest) -> Result
             let mut client = connect(store, leader).await?;
             let request = forwarded(pb::StoreStateRequest { forwarded: true, ..request });
             answer(leader, client.store_state(request).await, |reply| &reply.error).map(drop)
+        }
+        None => Err(OperationError::Changing("placement leader")),
+    }
+}
+
+// ---- moving replicas ----
+
+/// Has a replica moved, or tells how far that is.
+pub async fn move_peer(store: &Store, request: pb::MoveRequest) -> pb::MoveReply {
+    match patiently(|| move_once(store, request)).await {
+        Ok(reply) => reply,
+        Err(error) => {
+            let is_passing = error.is_passing() || matches!(error, OperationError::Forward { .. });
+            pb::MoveReply { error: error.to_string(), is_passing, ..Default::default() }
+        }
+    }
+}
+
+async fn move_once(store: &Store, request: pb::MoveRequest) -> Result<pb::MoveReply, OperationError> {
+    let leader = store.directory().read().meta_leader();
+    match leader {
+        Some(leader) if leader == store.id().1 || request.forwarded => {
+            let order = MoveOrder {
+                region: RegionId(request.region_id),
+                from: StoreId(request.from_store),
+                to: StoreId(request.to_store),
+            };
+            let (tell, told) = oneshot::channel();
+            // A caller that went away needs no answer.
+            store.move_peer(order, Box::new(move |result| tell.send(result).map_or((), |()| ())));
+            let phase = told.await.unwrap_or(Err(MoveError::NotLeader))?;
+            let is_done = phase == MovePhase::Done;
+            Ok(pb::MoveReply { phase: phase.to_string(), is_done, ..Default::default() })
+        }
+        Some(leader) => {
+            let mut client = connect(store, leader).await?;
+            let moved = client.r#move(forwarded(pb::MoveRequest { forwarded: true, ..request })).await;
+            // What is wrong with the order itself is part of the answer.
+            answer(leader, moved, |_| "")
         }
         None => Err(OperationError::Changing("placement leader")),
     }

@@ -70,6 +70,10 @@ pub struct ServerArgs {
     /// Stores to ask at the first start; the first one founds the cluster [default: none, found a cluster of one]
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',')]
     pub cluster: Vec<String>,
+    /// File of keys at which the first region is cut if this store founds the cluster, one a line, ascending; as in
+    /// `import --format tsv`, other bytes are written \xHH
+    #[arg(long, value_name = "FILE")]
+    pub pre_split: Option<PathBuf>,
     /// Configuration file; `flotilla config` prints one with every key
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -91,6 +95,9 @@ impl ServerArgs {
         set(&mut server.advertise_addr, self.advertise_addr);
         set(&mut server.status_addr, self.status_addr);
         set(&mut server.cluster, (!self.cluster.is_empty()).then_some(self.cluster));
+        if let Some(path) = &self.pre_split {
+            config.read_pre_split(path)?;
+        }
         config.check()?;
         Ok(config)
     }
@@ -159,7 +166,8 @@ async fn run(config: Config) -> Result<(), StartError> {
     tokio::spawn(serve(node.clone(), listener, stopped));
     tokio::spawn(serve_status(node.clone(), status_listener));
     tracing::info!(version = VERSION, commit = COMMIT, address = %server.addr, "flotilla starts");
-    let bootstrap = Bootstrap { node: &node, engine: &*engine, dir: &dir, cluster: &server.cluster };
+    let (cluster, pre_split) = (&server.cluster, &config.pre_split()?);
+    let bootstrap = Bootstrap { node: &node, engine: &*engine, dir: &dir, cluster, pre_split };
     tokio::select! {
         ident = bootstrap.run() => ident?,
         _ = ending.recv() => return Ok(()),

@@ -31,6 +31,12 @@ impl Clock for SystemClock {
     }
 }
 
+/// Processor time that the calling thread has used, in microseconds.
+pub fn thread_cpu_us() -> u64 {
+    let used = clock_gettime(ClockId::ThreadCPUTime);
+    used.tv_sec as u64 * 1_000_000 + used.tv_nsec as u64 / 1_000
+}
+
 /// Random bytes of the operating system.
 ///
 /// # Errors

@@ -13,8 +13,8 @@ use flotilla_engine::{RocksConfig, RocksEngine};
 use flotilla_placement::{StoreRecord, StoreUuid};
 use flotilla_proto::flotilla as pb;
 use flotilla_raftstore::{
-    Clock, ReplyTo, Seams, SnapshotEvent, StateMachine, Store, StoreConfig, StreamId, Time, Transport,
-    Workers, wire::StoreFrame,
+    Clock, PreSplit, ReplyTo, Seams, SnapshotEvent, StateMachine, Store, StoreConfig, StreamId, Time,
+    Transport, Workers, wire::StoreFrame,
 };
 use flotilla_region::{ClusterId, StoreId};
 
@@ -46,7 +46,8 @@ impl Cluster {
         };
         let id = ClusterId(42);
         let engine = cluster.disk(1, setup);
-        let founder = Store::bootstrap(&*engine, id, record(1)).expect("a fresh disk").store;
+        let founder =
+            Store::bootstrap(&*engine, id, record(1), &PreSplit::default()).expect("a fresh disk").store;
         cluster.open(founder, engine, setup);
         for n in 2..=stores {
             let store = cluster.join(founder, n);

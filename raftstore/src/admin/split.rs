@@ -50,7 +50,8 @@ impl Peer {
             .collect();
         // Commands gathered so far were checked against the present shape: they go first.
         self.propose_gathered(env);
-        let data = encode_admin(self.region.epoch, &AdminCommand::Split(parts));
+        let time_ms = env.shared.clock.unix_ms();
+        let data = encode_admin(self.region.epoch, &AdminCommand::Split(parts, time_ms));
         match self.propose(data, Callers::Admin(done), env.now) {
             Ok(()) => {
                 self.pending_split = Some(self.node.last_index());
@@ -80,6 +81,7 @@ impl Peer {
         }
         self.siblings = regions.iter().filter(|r| r.id != self.region.id).cloned().collect();
         self.refuse_gathered();
+        self.load.reshape();
         self.written_bytes = 0;
         if led {
             Counters::add(&env.shared.counters.splits, 1);

@@ -12,6 +12,7 @@ use crate::admin::merge::MergeState;
 use crate::admin::split::{apply_split, split_regions};
 use crate::entry::{AdminCommand, Payload, commands};
 use crate::error::{Damage, RequestError, StoreError};
+use crate::history::RegionEvent;
 use crate::machine::{ApplyContext, ApplyView, MachineError};
 use crate::msg::{AdminDone, Callers, Effect, Incarnation};
 use crate::shared::Shared;
@@ -206,14 +207,20 @@ impl Applier {
                 self.is_checked = true;
                 Ok(Outcome::Refused(RequestError::Stale))
             }
-            AdminCommand::Split(parts) => {
+            AdminCommand::Split(parts, time_ms) => {
                 let Some(regions) = split_regions(&self.region, &parts) else {
                     return Ok(Outcome::Refused(RequestError::Refused("split does not fit the region")));
                 };
+                let all = regions.clone();
                 let living = apply_split(shared, &mut round.batch, &self.region, regions)?;
                 if let Some(remaining) = living.last() {
                     self.region = Arc::new(remaining.clone());
                 }
+                let (id, parts) = (self.region.id, &all[..all.len() - 1]);
+                for part in living.iter().filter(|region| region.id != id) {
+                    round.remember(shared, part.id, &RegionEvent::split_from(part, id, time_ms))?;
+                }
+                round.remember(shared, id, &RegionEvent::split(&self.region, parts, time_ms))?;
                 shared.machine(self.region.space).on_region_change(&self.region);
                 Ok(Outcome::Effect(Box::new(move |done| Effect::Split { regions: living, done })))
             }

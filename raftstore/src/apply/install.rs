@@ -15,8 +15,17 @@ impl ApplyWorker {
     /// Everything applied before is written (the caller saw to it); the region's applier is this worker's, so nothing
     /// of the region is applied meanwhile.
     pub(super) fn on_install(&mut self, install: InstallSnapshot) -> Result<(), StoreError> {
-        let InstallSnapshot { region, peer, incarnation, meta, merge, mut files, swallowed, mut log } =
-            install;
+        let InstallSnapshot {
+            region,
+            peer,
+            incarnation,
+            meta,
+            merge,
+            mut files,
+            swallowed,
+            history,
+            mut log,
+        } = install;
         let applied = LogId { index: meta.index, term: meta.term };
         self.shared.engine.flush()?;
         let mut all = Vec::with_capacity(files.len() + 2);
@@ -34,6 +43,9 @@ impl ApplyWorker {
         ]);
         if let Some(state) = &merge {
             records.insert(keys::merge_state(region.id), state.encode());
+        }
+        if !history.is_empty() {
+            records.insert(keys::history(region.id), history.to_vec());
         }
         let mut gone = vec![region.id];
         for id in swallowed {

@@ -11,6 +11,7 @@ use super::applier::{Applier, Outcome};
 use crate::admin::merge::{MergeState, Prepared, is_expected, merged_region, prepared_epoch};
 use crate::entry::{CommitMerge, PrepareMerge};
 use crate::error::{RequestError, StoreError};
+use crate::history::RegionEvent;
 use crate::msg::Effect;
 use crate::shared::Shared;
 use crate::state::{LogId, RegionState};
@@ -49,7 +50,7 @@ impl Applier {
         round: &mut Round,
         commit: CommitMerge,
     ) -> Result<Outcome, StoreError> {
-        let CommitMerge { source, at, .. } = commit;
+        let CommitMerge { source, at, time_ms, .. } = commit;
         let expected = match &self.merge {
             Some(MergeState::Expecting(expected)) => is_expected(expected, &source),
             _ => false,
@@ -68,6 +69,9 @@ impl Applier {
         round.batch.put(&keys::region_state(source.id), &tombstone.encode());
         round.batch.delete(&keys::apply_state(source.id));
         round.batch.delete(&keys::merge_state(source.id));
+        round.batch.delete(&keys::history(source.id));
+        let event = RegionEvent::merged(&self.region, &source, time_ms);
+        round.remember(shared, self.region.id, &event)?;
         shared.machine(self.region.space).on_region_change(&self.region);
         let region = (*self.region).clone();
         Ok(Outcome::Effect(Box::new(move |_| Effect::Merged { region, source })))

@@ -19,6 +19,7 @@ use flotilla_region::{PeerId, RegionEpoch, RegionId, keys};
 use crate::admin::check::DigestTask;
 use crate::background::BackgroundMsg;
 use crate::error::{RequestError, StoreError, readable};
+use crate::history::{self, RegionEvent};
 use crate::machine::Overlay;
 use crate::mailbox::{Mailbox, Turn};
 use crate::msg::{AdminDone, Applied, ApplyMsg, ApplyTask, Callers, Incarnation, Quota, RaftMsg, WriteDone};
@@ -172,6 +173,7 @@ impl ApplyWorker {
             self.round.batch.delete_range(&start, &end);
             self.round.batch.delete(&keys::apply_state(region));
             self.round.batch.delete(&keys::merge_state(region));
+            self.round.batch.delete(&keys::history(region));
             self.shared.machine(applier.region.space).on_region_change(&applier.region);
         }
         self.round.batch.delete(&keys::quarantine(region));
@@ -273,6 +275,18 @@ impl ApplyWorker {
 }
 
 impl Round {
+    /// Adds to what is remembered of a region.
+    fn remember(&mut self, shared: &Shared, region: RegionId, event: &RegionEvent) -> Result<(), StoreError> {
+        let key = keys::history(region);
+        let stored = match self.overlay.get(&self.batch, &key) {
+            Some(value) => Ok(value),
+            None => shared.engine.get(&key),
+        };
+        let record = history::with_event(stored, event)?;
+        self.batch.put(&key, &record);
+        Ok(())
+    }
+
     fn fail(&mut self, callers: Callers, error: &RequestError) {
         match callers {
             Callers::Writes(writes) => self.replies.extend(

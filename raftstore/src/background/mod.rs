@@ -1,7 +1,8 @@
-//! Slow work of a store, apart from everything that acknowledges: the checkpoint cycle and size checks.
+//! Slow work of a store, apart from everything that acknowledges: the checkpoint cycle, checks of sizes and load.
 
 mod checkpoint;
 mod digest;
+mod load;
 mod sizes;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::shared::Shared;
 use crate::time::Time;
 
 use digest::Digests;
+use load::LoadWatch;
 use sizes::Sizes;
 
 /// To the background worker.
@@ -32,6 +34,8 @@ pub(crate) struct Background {
     mailbox: Mailbox<BackgroundMsg>,
     sizes: Sizes,
     digests: Digests,
+    load: LoadWatch,
+    next_load: Time,
     next_check: Time,
     next_checkpoint: Time,
     next_sizes: Time,
@@ -47,6 +51,8 @@ impl Background {
             mailbox,
             sizes,
             digests,
+            load: LoadWatch::default(),
+            next_load: soon,
             next_check: soon,
             next_checkpoint: soon,
             next_sizes: soon,
@@ -54,11 +60,11 @@ impl Background {
         }
     }
 
-    fn handle(&mut self, message: BackgroundMsg) {
+    fn handle(&mut self, message: BackgroundMsg, now: Time) {
         match message {
             BackgroundMsg::Statuses(statuses) => {
                 self.digests.learn(&statuses);
-                self.sizes.check(&self.shared, statuses);
+                self.sizes.check(&self.shared, statuses, now);
             }
             BackgroundMsg::Digest(task) => self.digests.push(task),
             BackgroundMsg::Checkpoint(done) => {
@@ -82,7 +88,7 @@ impl Turn for Background {
             self.next_checkpoint = now.plus_ms(self.shared.config.checkpoint_interval_ms);
         }
         if let Some(message) = self.mailbox.pop() {
-            self.handle(message);
+            self.handle(message, now);
         }
         if now >= self.next_look {
             self.next_look = now.plus_ms(1_000);
@@ -100,6 +106,10 @@ impl Turn for Background {
                 self.digests.ask_next(&self.shared, now);
             }
         }
+        if now >= self.next_load {
+            self.next_load = now.plus_ms(self.shared.config.load_interval_ms);
+            self.load.look(&self.shared, now);
+        }
         if now >= self.next_sizes {
             self.next_sizes = now.plus_ms(self.shared.config.split_check_ms);
             self.sizes.ask(&self.shared);
@@ -112,7 +122,7 @@ impl Turn for Background {
     }
 
     fn deadline(&self) -> Time {
-        self.next_look.min(self.next_sizes)
+        self.next_look.min(self.next_sizes).min(self.next_load)
     }
 
     fn wait(&mut self, timeout: Duration) {

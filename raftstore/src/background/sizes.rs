@@ -11,6 +11,7 @@ use super::BackgroundMsg;
 use crate::msg::{AdminCommand, AdminRequest, PeerStatus, RaftMsg};
 use crate::placement::{PlacementMsg, RegionSize};
 use crate::shared::Shared;
+use crate::time::Time;
 
 /// A region is looked at again when it has written this fraction of the limit.
 const LOOK_AGAIN_DIVISOR: u64 = 16;
@@ -47,7 +48,7 @@ impl Sizes {
     }
 
     /// Looks at the led regions among `statuses`; splits what is too large.
-    pub(super) fn check(&mut self, shared: &Arc<Shared>, statuses: Vec<PeerStatus>) {
+    pub(super) fn check(&mut self, shared: &Arc<Shared>, statuses: Vec<PeerStatus>, now: Time) {
         let limit = shared.config.split_bytes;
         let mut sizes = Vec::new();
         for status in statuses {
@@ -76,7 +77,7 @@ impl Sizes {
             sizes.push(RegionSize { region: id, version, bytes: seen.bytes, is_hot });
             let splittable = status.region.space == Space::User && id != RegionId::SENTINEL;
             if limit > 0 && splittable && bytes > limit {
-                self.split(shared, &status);
+                self.split(shared, &status, bytes, now);
             }
         }
         if !sizes.is_empty() {
@@ -84,7 +85,7 @@ impl Sizes {
         }
     }
 
-    fn split(&mut self, shared: &Arc<Shared>, status: &PeerStatus) {
+    fn split(&mut self, shared: &Arc<Shared>, status: &PeerStatus, bytes: u64, now: Time) {
         let region = &status.region;
         let snapshot = shared.engine.snapshot();
         let (target, most) = (shared.config.split_bytes * 2 / 3, shared.config.split_keys_max);
@@ -94,6 +95,14 @@ impl Sizes {
         }
         // The next look is a fresh one: what remains may still be too large.
         self.seen.remove(&region.id);
+        let busy_bytes = shared.config.split_busy_bytes;
+        if busy_bytes > 0 && bytes >= busy_bytes {
+            // Until the split is there, or the next look but one: what cannot be cut must not refuse writes for ever.
+            let until = now.plus_ms(2 * shared.config.split_check_ms);
+            let (region, version) = (region.id, region.epoch.version);
+            tracing::warn!(region = region.0, bytes, "region takes no writes until it is split");
+            shared.links.raft_of(region).send(RaftMsg::Crowded { region, version, until });
+        }
         shared.links.raft_of(region.id).send(RaftMsg::Admin(AdminRequest {
             region: region.id,
             epoch: Some(region.epoch),

@@ -144,7 +144,7 @@ fn split_after(engine: &dyn Engine, survivor: &Survivor) -> Result<Option<Index>
             Some(Payload::Admin { command, .. }) if entry.kind == EntryKind::Normal => command,
             _ => return,
         };
-        if matches!(command, AdminCommand::Split(_)) && found.is_none() {
+        if matches!(command, AdminCommand::Split(..)) && found.is_none() {
             found = Some(entry.index);
         }
     })?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use flotilla_region::{Index, PeerId, Region, RegionId, Term};
 
+use crate::load::RegionLoad;
 use crate::local_reader::{Delegates, ReadDelegate};
 use crate::time::Time;
 
@@ -36,6 +37,7 @@ impl Lease {
         &mut self,
         delegates: &Delegates,
         region: &Arc<Region>,
+        load: &Arc<RegionLoad>,
         peer: PeerId,
         term: Term,
         at: (Index, Index),
@@ -45,7 +47,7 @@ impl Lease {
             return;
         }
         self.revoke(delegates, region.id);
-        let delegate = Arc::new(ReadDelegate::new(region.clone(), peer, term));
+        let delegate = Arc::new(ReadDelegate::new(region.clone(), load.clone(), peer, term));
         delegate.advance(at.0, at.1);
         if self.shared_in == term {
             delegate.share();

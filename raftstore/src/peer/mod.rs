@@ -22,8 +22,8 @@ use crate::admin::check::Check;
 use crate::admin::merge::{Merge, MergeState};
 use crate::config::StoreConfig;
 use crate::error::{Damage, RequestError, StoreError};
+use crate::load::RegionLoad;
 use crate::msg::{ApplyMsg, Incarnation, LogMsg, ReceivedSnapshot, RegionContext};
-use crate::placement::LedRegion;
 use crate::state::LogId;
 use crate::time::Time;
 use crate::worker::Env;
@@ -32,6 +32,7 @@ use gc::LogGc;
 use lease::Lease;
 use log::{LoadedLog, PeerLog};
 use read::Reads;
+use report::Reported;
 use write::Writes;
 
 /// A replica. Owned by one raft worker; nobody else touches it.
@@ -73,8 +74,10 @@ pub(crate) struct Peer {
     pub(crate) damage: Option<Damage>,
     /// Regions that the last split left beside this one, for callers who still know the whole.
     pub(crate) siblings: Vec<Region>,
-    /// What placement was last told of the region, if it is led here.
-    reported: Option<LedRegion>,
+    /// What clients do to the region here.
+    pub(crate) load: Arc<RegionLoad>,
+    /// What placement was last told of the region.
+    reported: Reported,
     /// It is among those that the worker drives at the end of the turn.
     is_touched: bool,
 }
@@ -136,6 +139,8 @@ impl Peer {
             env.shared.links.apply_of(region.id).send(register);
         }
         let election_ms = env.shared.config.election_ms();
+        let seed = env.shared.config.seed ^ region.id.0.rotate_left(32);
+        let load = RegionLoad::new(region.id, region.space, &env.shared.loads, seed);
         Ok(Self {
             incarnation,
             node,
@@ -158,7 +163,8 @@ impl Peer {
             check: None,
             damage: None,
             siblings: Vec::new(),
-            reported: None,
+            load,
+            reported: Reported::default(),
             is_touched: false,
             region,
             me,

@@ -142,7 +142,8 @@ impl Peer {
             match self.check_context(&request.context, false) {
                 Ok(()) => {
                     Counters::add(&env.shared.counters.read_index_grants, 1);
-                    let grant = ReadGrant { region: self.region.clone(), snapshot: snapshot.clone() };
+                    let (region, load) = (self.region.clone(), self.load.clone());
+                    let grant = ReadGrant { region, snapshot: snapshot.clone(), load };
                     (request.done)(Ok(grant));
                 }
                 Err(error) => (request.done)(Err(error)),

@@ -242,6 +242,7 @@ impl Peer {
             merge: received.merge,
             files: received.files,
             swallowed: Vec::new(),
+            history: received.history,
             log,
         };
         self.begin_install(Box::new(install), env);
@@ -292,6 +293,7 @@ impl Peer {
             self.me = *me;
         }
         self.region = std::sync::Arc::new(region);
+        self.load.reshape();
         self.node.storage_mut().reset_to_snapshot(at, conf_state);
         self.applied = at;
         self.gc.reset(at.index);
@@ -334,7 +336,7 @@ impl Peer {
         self.lease.advance(at.0, at.1);
         if self.has_applied_own_term() && !self.shape_in_question() {
             let term = self.node.term();
-            self.lease.publish(&env.shared.delegates, &self.region, self.me.id, term, at);
+            self.lease.publish(&env.shared.delegates, &self.region, &self.load, self.me.id, term, at);
         }
         self.grant_reads(env);
         self.maybe_retire(env);

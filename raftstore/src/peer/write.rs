@@ -27,9 +27,20 @@ pub(crate) struct Writes {
     proposed: VecDeque<Waiting>,
     /// Waiting for a leader to appear, with the time at which they are answered without one.
     parked: VecDeque<(Time, WriteRequest)>,
+    /// The region, in this version, is far beyond its size, and until when that is believed.
+    crowded: Option<(u64, Time)>,
 }
 
 impl Writes {
+    /// The region is far larger than it should be, and about to be split.
+    pub(crate) fn crowd(&mut self, version: u64, until: Time) {
+        self.crowded = Some((version, until));
+    }
+
+    fn is_crowded(&self, version: u64, now: Time) -> bool {
+        self.crowded.is_some_and(|(crowded, until)| crowded == version && now < until)
+    }
+
     /// Whether commands wait to be proposed.
     pub(crate) fn has_gathered(&self) -> bool {
         !self.gathered.is_empty()
@@ -109,6 +120,12 @@ impl Peer {
         if self.writes.encoder.bytes() + bytes > bytes_max {
             self.propose_gathered(env);
         }
+        if self.writes.is_crowded(self.region.epoch.version, env.now) {
+            Counters::add(&env.shared.counters.crowded_writes, 1);
+            return (request.done)(Err(RequestError::Busy));
+        }
+        let machine = env.shared.machine(self.region.space);
+        self.load.write(request.command.len() as u64, |drawn| machine.sample_key(&request.command, drawn));
         self.writes.encoder.push(&request.command);
         self.writes.gathered.push((request.done, request.quota));
     }

@@ -4,9 +4,10 @@
 use crate::wire::pb;
 use flotilla_placement::meta::{self, MetaReply};
 use flotilla_placement::{
-    ClusterView, InFlight, Operator, PlacementConfig, RegionInfo, Step, StoreRecord, StoreStats,
+    ClusterView, InFlight, MoveOrder, MovePhase, MoveRefusal, Operator, PlacementConfig, RegionInfo, Step,
+    StoreRecord, StoreStats,
 };
-use flotilla_placement::{PeerChangeKind, check, drained_stores};
+use flotilla_placement::{PeerChangeKind, check, drained_stores, order_move};
 use flotilla_region::{PeerId, RegionId, StoreId, Term};
 
 use super::machine::StoredFacts;
@@ -111,6 +112,18 @@ impl Driver {
         empty.into_iter().filter(has_address).collect()
     }
 
+    /// Begins a move, or tells how far it is.
+    ///
+    /// # Errors
+    /// Why the replica is not moved.
+    pub(super) fn order(&mut self, order: MoveOrder, now: Time) -> Result<MovePhase, MoveRefusal> {
+        let phase = order_move(&self.view, &self.config, &mut self.flight, order, now.0 / 1_000);
+        if matches!(phase, Ok(MovePhase::Waiting(_))) {
+            self.next_pass = now;
+        }
+        phase
+    }
+
     /// An operator was refused.
     pub(super) fn failed(&mut self, region: RegionId, epoch: flotilla_region::RegionEpoch) {
         self.flight.failed(region, epoch);
@@ -142,6 +155,7 @@ pub(super) fn info_of(report: &pb::RegionReport) -> Option<RegionInfo> {
         pending: report.pending_peers.iter().map(|p| PeerId(*p)).collect(),
         ready: report.ready,
         is_hot: report.is_hot,
+        rates: super::reports::rates_of(report),
     })
 }
 

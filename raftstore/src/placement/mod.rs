@@ -16,8 +16,8 @@ use std::time::Duration;
 use crate::wire::pb;
 use crate::wire::pb::placement_message::Message as Placed;
 use bytes::Bytes;
-use flotilla_placement::StoreState;
 use flotilla_placement::meta::{MetaCommand, MetaReply, Refusal, StoreProposal};
+use flotilla_placement::{MoveOrder, MovePhase, MoveRefusal, Rates, StoreState};
 use flotilla_region::{Peer, PeerId, Region, RegionEpoch, RegionId, StoreId, Term};
 use parking_lot::RwLock;
 
@@ -54,6 +54,8 @@ pub struct LedRegion {
     pub term: Term,
     /// Followers that need a snapshot or much log before they can help.
     pub pending: Vec<PeerId>,
+    /// Peers that the leader has not heard of for long, with about how many seconds.
+    pub down: Vec<(PeerId, u64)>,
 }
 
 /// What a region led on this store measures.
@@ -86,6 +88,20 @@ pub enum StateError {
     Refused(&'static str),
 }
 
+/// Told how far a move is.
+pub type MoveDone = Box<dyn FnOnce(Result<MovePhase, MoveError>) + Send>;
+
+/// Why a replica is not moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MoveError {
+    /// Ask the store that leads placement.
+    #[error("not the placement leader")]
+    NotLeader,
+    /// Placement does not do it, or gave it up.
+    #[error(transparent)]
+    Refused(#[from] MoveRefusal),
+}
+
 /// To the placement runtime.
 pub(crate) enum PlacementMsg {
     /// A region is led here, or what is known of a led one changed.
@@ -94,6 +110,8 @@ pub(crate) enum PlacementMsg {
     NotLed(RegionId),
     /// What led regions measure.
     Sizes(Vec<RegionSize>),
+    /// What clients do to regions here.
+    Rates(Vec<(RegionId, Rates)>),
     /// Number of keys of a led region, as counted lately.
     Keys(RegionId, u64),
     /// Region ids were taken from the store's window: see whether it must be refilled.
@@ -104,6 +122,8 @@ pub(crate) enum PlacementMsg {
     Join(pb::JoinRequest, JoinDone),
     /// A store is to be drained, or not to be after all.
     SetStoreState(StoreId, StoreState, StoreStateDone),
+    /// A replica is to be moved; asked again to learn how far it is.
+    Move(MoveOrder, MoveDone),
     /// A command of the meta region was carried out, or was not.
     Proposed(Ticket, Result<Bytes, RequestError>),
     /// An operator that this store carried out itself was refused.
@@ -201,6 +221,11 @@ impl Placement {
                     self.learn(&report);
                 }
             }
+            PlacementMsg::Rates(rates) => {
+                for report in self.reports.rates(&rates) {
+                    self.learn(&report);
+                }
+            }
             PlacementMsg::Keys(id, keys) => {
                 if let Some(report) = self.reports.keys(id, keys) {
                     self.learn(&report);
@@ -217,6 +242,10 @@ impl Placement {
                     return done(Err(StateError::NotLeader));
                 }
                 self.propose(&MetaCommand::SetStoreState { store, state }, Ticket::State(done));
+            }
+            PlacementMsg::Move(order, done) => {
+                let driver = self.driver.as_mut().ok_or(MoveError::NotLeader);
+                done(driver.and_then(|driver| Ok(driver.order(order, now)?)));
             }
             PlacementMsg::Proposed(ticket, result) => self.on_proposed(ticket, result, now),
             PlacementMsg::OperatorFailed(region, epoch) => {

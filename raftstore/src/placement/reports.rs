@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::wire::pb;
+use flotilla_placement::Rates;
 use flotilla_region::{RegionId, StoreId};
 
 use super::{LedRegion, RegionSize};
@@ -52,17 +53,21 @@ impl Reports {
         let known = self.led.get(&id).map(|(_, known)| known).filter(is_same);
         let (bytes, is_hot) = known.map_or((0, false), |r| (r.approximate_bytes, r.is_hot));
         let keys = known.map_or(0, |r| r.approximate_keys);
-        let report = pb::RegionReport {
+        let rates = known.map(rates_of).unwrap_or_default();
+        let mut report = pb::RegionReport {
             region: Some(wire::region_to_wire(&led.region)),
             leader: Some(wire::peer_to_wire(&led.leader)),
             term: led.term.0,
             approximate_bytes: bytes,
             approximate_keys: keys,
             pending_peers: led.pending.iter().map(|p| p.0).collect(),
+            down_peers: led.down.iter().map(|(peer, _)| peer.0).collect(),
+            down_seconds: led.down.iter().map(|(_, seconds)| *seconds).collect(),
             ready: true,
             is_hot,
             ..Default::default()
         };
+        set_rates(&mut report, rates);
         self.led.insert(id, (self.sequence, report));
         &self.led[&id].1
     }
@@ -90,6 +95,21 @@ impl Reports {
             if has_grown || report.is_hot != *is_hot {
                 report.approximate_bytes = *bytes;
                 report.is_hot = *is_hot;
+                self.sequence += 1;
+                *version = self.sequence;
+                changed.push(report.clone());
+            }
+        }
+        changed
+    }
+
+    /// Takes over what clients do to regions, of those led here, if it gives another picture than what was told.
+    pub(super) fn rates(&mut self, rates: &[(RegionId, Rates)]) -> Vec<pb::RegionReport> {
+        let mut changed = Vec::new();
+        for (region, now) in rates {
+            let Some((version, report)) = self.led.get_mut(region) else { continue };
+            if now.differ_from(&rates_of(report)) {
+                set_rates(report, *now);
                 self.sequence += 1;
                 *version = self.sequence;
                 changed.push(report.clone());
@@ -156,6 +176,23 @@ impl Reports {
     }
 }
 
+/// What a report says that clients do to its region.
+pub(super) fn rates_of(report: &pb::RegionReport) -> Rates {
+    Rates {
+        reads: report.reads,
+        read_bytes: report.read_bytes,
+        writes: report.writes,
+        write_bytes: report.write_bytes,
+    }
+}
+
+fn set_rates(report: &mut pb::RegionReport, rates: Rates) {
+    report.reads = rates.reads;
+    report.read_bytes = rates.read_bytes;
+    report.writes = rates.writes;
+    report.write_bytes = rates.write_bytes;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,7 +201,8 @@ mod tests {
 
     fn led(id: u64) -> LedRegion {
         let region = Arc::new(Region { id: RegionId(id), ..Region::default() });
-        LedRegion { region, leader: Default::default(), term: Default::default(), pending: Vec::new() }
+        let (leader, term) = Default::default();
+        LedRegion { region, leader, term, pending: Vec::new(), down: Vec::new() }
     }
 
     #[test]
@@ -181,6 +219,27 @@ mod tests {
         Arc::make_mut(&mut wider.region).epoch.version = 1;
         assert_eq!(reports.led(&wider).approximate_bytes, 0, "not measured yet");
         assert_eq!(reports.sizes(&[RegionSize { version: 1, ..size(500) }])[0].approximate_bytes, 500);
+    }
+
+    #[test]
+    fn rates_are_told_when_they_change_much_and_belong_to_a_range() {
+        let mut reports = Reports::new(9);
+        let rates = |reads| [(RegionId(1), Rates { reads, ..Rates::default() })];
+        assert_eq!(reports.rates(&rates(500)), [], "not led here");
+        reports.led(&led(1));
+        assert_eq!(reports.rates(&rates(0)), [], "a region without load has nothing to tell");
+        assert_eq!(reports.rates(&rates(500))[0].reads, 500);
+        let told = reports.sequence;
+        for reads in [500, 400, 600] {
+            assert_eq!(reports.rates(&rates(reads)), []);
+        }
+        assert_eq!(reports.sequence, told, "nothing is sent");
+        assert_eq!(reports.led(&led(1)).reads, 500, "kept with the range");
+        assert_eq!(reports.rates(&rates(0))[0].reads, 0);
+        reports.rates(&rates(90));
+        let mut wider = led(1);
+        Arc::make_mut(&mut wider.region).epoch.version = 1;
+        assert_eq!(reports.led(&wider).reads, 0);
     }
 
     #[test]

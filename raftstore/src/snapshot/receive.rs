@@ -174,8 +174,8 @@ impl Receiver {
         };
         match writer.finish() {
             Ok(file) => {
-                let files = vec![file];
-                Ok((ReceivedSnapshot { from_store, raft, descriptor, meta, merge, files }, reply))
+                let (files, history) = (vec![file], trailer.history.clone());
+                Ok((ReceivedSnapshot { from_store, raft, descriptor, meta, merge, files, history }, reply))
             }
             Err(_) => Err((reply, "cannot write")),
         }

@@ -247,6 +247,8 @@ impl Generation {
             bytes: self.bytes,
             crc: self.crc.clone().finalize(),
             merge_state: self.merge.clone().unwrap_or_default(),
+            // What cannot be read is not worth a snapshot.
+            history: self.data.get(&keys::history(self.region.id)).ok().flatten().unwrap_or_default(),
         };
         pb::SnapshotChunk { part: Some(Part::Trailer(trailer)) }
     }

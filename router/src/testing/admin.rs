@@ -4,9 +4,10 @@ use flotilla_proto::flotilla::admin_request::Command;
 use flotilla_proto::flotilla::cluster_service_server::ClusterService;
 use flotilla_proto::flotilla::{
     AdminReply, AdminRequest, CheckReply, CheckRequest, CompactReply, CompactRequest, IdentifyReply,
-    IdentifyRequest, JoinReply, JoinRequest, RegionInfo, RegionsReply, RegionsRequest, StoreInfo,
-    StoreStateReply, StoreStateRequest, StoresReply, StoresRequest,
+    IdentifyRequest, JoinReply, JoinRequest, MoveReply, MoveRequest, RegionInfo, RegionsReply,
+    RegionsRequest, StoreInfo, StoreStateReply, StoreStateRequest, StoresReply, StoresRequest,
 };
+use flotilla_proto::metapb;
 use tonic::{Request, Response, Status};
 
 use super::Service;
@@ -44,8 +45,7 @@ impl ClusterService for Service {
             leader_count: count(&state, |r| r.leader.as_ref().is_some_and(|p| p.store_id == store.id)),
             capacity_bytes: 1 << 40,
             available_bytes: 1 << 39,
-            last_heard_ms: 0,
-            damaged: Vec::new(),
+            ..Default::default()
         });
         Ok(Response::new(StoresReply { stores: stores.collect() }))
     }
@@ -72,6 +72,27 @@ impl ClusterService for Service {
         let known = self.state.lock().stores.contains_key(&request.get_ref().store_id);
         let error = if known { String::new() } else { "no such store".to_owned() };
         Ok(Response::new(StoreStateReply { error }))
+    }
+
+    async fn r#move(&self, request: Request<MoveRequest>) -> Reply<MoveReply> {
+        let MoveRequest { region_id, from_store, to_store, .. } = request.into_inner();
+        let mut state = self.state.lock();
+        let found = state.regions.values_mut().find(|r| r.region.as_ref().is_some_and(|d| d.id == region_id));
+        let peers = found.and_then(|region| region.region.as_mut()).map(|region| &mut region.peers);
+        let refused = |error: String| Ok(Response::new(MoveReply { error, ..Default::default() }));
+        let Some(peers) = peers else { return refused(format!("region {region_id} does not exist")) };
+        if peers.iter().any(|peer| peer.store_id == to_store) {
+            let is_done = peers.iter().all(|peer| peer.store_id != from_store);
+            let phase = if is_done { "done" } else { "removing the old replica" };
+            peers.retain(|peer| peer.store_id != from_store);
+            return Ok(Response::new(MoveReply { is_done, phase: phase.into(), ..Default::default() }));
+        }
+        let Some(old) = peers.iter().find(|peer| peer.store_id == from_store) else {
+            return refused(format!("region {region_id} has no peer on store {from_store}"));
+        };
+        let new = metapb::Peer { id: old.id + 10_000, store_id: to_store, ..*old };
+        peers.push(new);
+        Ok(Response::new(MoveReply { phase: "adding a learner".into(), ..Default::default() }))
     }
 
     async fn compact(&self, _: Request<CompactRequest>) -> Reply<CompactReply> {

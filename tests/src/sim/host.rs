@@ -8,10 +8,11 @@ use flotilla_engine::{Engine, EngineSnapshot, MemEngine, Prng};
 use flotilla_placement::{StoreRecord, StoreUuid};
 use flotilla_proto::flotilla as pb;
 use flotilla_raftstore::{
-    FORMAT, LocalRead, ReadGrant, Seams, Store, StoreConfig, StoreError, Time, Turn, Workers,
+    FORMAT, LocalRead, PreSplit, ReadGrant, Seams, Store, StoreConfig, StoreError, Time, Turn, Workers,
 };
 use flotilla_region::{ClusterId, StoreId};
 
+use super::clients::key_bytes;
 use super::clock::{GlobalTime, SimClock};
 use super::effects::{CallId, Effect, Effects, Life};
 use super::kv::KvMachine;
@@ -109,7 +110,11 @@ impl Host {
             format_max: FORMAT,
             ..StoreRecord::default()
         };
-        Store::bootstrap(&*host.engine, CLUSTER, founder).expect("the disk is healthy");
+        let cuts = (1..=profile.pre_split).map(|n| n * profile.keys / (profile.pre_split + 1));
+        let mut cuts: Vec<Bytes> = cuts.map(key_bytes).collect();
+        cuts.dedup();
+        let cuts = PreSplit::new(cuts).expect("keys ascend");
+        Store::bootstrap(&*host.engine, CLUSTER, founder, &cuts).expect("the disk is healthy");
         host
     }
 

@@ -95,6 +95,10 @@ impl StateMachine for KvMachine {
         self.agreement.lock().expect("one thread").on_apply(context, ordinal, command, &reply);
         Ok(reply)
     }
+
+    fn sample_key(&self, command: &[u8], drawn: u64) -> Option<Bytes> {
+        flotilla_kv::KvMachine.sample_key(command, drawn)
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use flotilla_engine::{Call, Engine, Fault as DiskFault, FaultKind, Faults, Prng};
-use flotilla_placement::StoreState;
+use flotilla_placement::{MoveOrder, StoreState};
 use flotilla_raftstore::{AdminCommand, PeerChange, PeerStatus};
 use flotilla_region::{Peer, PeerRole, RegionId, Space, StoreId};
 
@@ -388,6 +388,9 @@ impl World {
                     self.stall_apply(status.peer.store);
                 }
             }
+            Fault::Move if self.hosts.len() > self.profile.replicas && self.nemesis.rng.chance(1, 3) => {
+                self.order_move(&status);
+            }
             Fault::Move if self.nemesis.rng.chance(1, 3) => {
                 let voters = status.region.peers.iter().filter(|peer| peer.role == PeerRole::Voter);
                 let others: Vec<Peer> = voters.filter(|peer| peer.id != status.peer.id).copied().collect();
@@ -407,6 +410,22 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Asks placement for a move of a replica, and does not wait for it.
+    fn order_move(&mut self, status: &PeerStatus) {
+        let stores: Vec<StoreId> = self.hosts.keys().copied().collect();
+        let from = self.nemesis.rng.pick(&status.region.peers).store;
+        let order = MoveOrder { region: status.region.id, from, to: *self.nemesis.rng.pick(&stores) };
+        let Some(leader) = self.operator.leader_of(RegionId::META).map(|leader| leader.peer.store) else {
+            return;
+        };
+        let Some(store) = self.hosts.get(&leader).and_then(|host| host.store()) else { return };
+        store.move_peer(order, Box::new(|_| {}));
+        self.stats.ordered_moves += 1;
+        let now = self.now_us();
+        self.trace.note(now, &[46, order.region.0, order.from.0, order.to.0], || format!("{order:?}"));
+        self.plan_turns(leader, now);
     }
 
     fn split(&mut self, status: &PeerStatus) {

@@ -129,6 +129,8 @@ pub struct Profile {
     pub wipe: bool,
     /// Keys that clients use.
     pub keys: usize,
+    /// Borders between these keys with which the cluster begins.
+    pub pre_split: usize,
     /// Every key whose number is a multiple of this is set for a time now and then; 0 = none is.
     pub expiring: usize,
     /// Largest value in bytes.
@@ -178,7 +180,7 @@ impl Profile {
         if wipe || faults.contains(&Fault::LoseStore) || faults.contains(&Fault::Rot) {
             config.placement.store_gone_ms = 6_000;
         }
-        Self {
+        let mut profile = Self {
             stores,
             wipe,
             replicas: replicas.min(stores as usize),
@@ -187,6 +189,7 @@ impl Profile {
             stray_percent: *rng.pick(&[0, 5, 30]),
             forget_percent: *rng.pick(&[0, 5, 30]),
             keys: *rng.pick(&[2, 6, 12, 24, 60]),
+            pre_split: 0,
             expiring: if clocks_lie { 0 } else { *rng.pick(&[0, 0, 1, 3]) },
             value_bytes_max: *rng.pick(&[16, 100, 600]),
             patience_us: *rng.pick(&[300_000, 1_000_000, 4_000_000]),
@@ -201,7 +204,31 @@ impl Profile {
             #[cfg(feature = "planted")]
             skip_log_sync: false,
             config,
+        };
+        profile.draw_load(rng);
+        profile
+    }
+
+    /// Regions that are split because of what clients do to them, and those with which the cluster begins.
+    fn draw_load(&mut self, rng: &mut Prng) {
+        if rng.chance(1, 4) {
+            let config = &mut self.config;
+            config.load_split_requests = *rng.pick(&[5, 20, 60]);
+            config.load_interval_ms = *rng.pick(&[200, 500]);
+            config.load_split_intervals = *rng.pick(&[1, 2, 4]);
+            config.load_split_samples_min = rng.range(2..12) as usize;
+            config.load_split_imbalance_percent = *rng.pick(&[25, 60, 100]);
         }
+        if rng.chance(1, 12) {
+            // Much data between two looks at it: writes outrun the splits.
+            (self.keys, self.value_bytes_max) = (60, 600);
+            let config = &mut self.config;
+            (config.split_bytes, config.split_busy_bytes, config.split_check_ms) = (1_000, 2_000, 1_500);
+        }
+        if rng.chance(1, 6) {
+            self.pre_split = rng.range(1..5) as usize;
+        }
+        self.config.peer_down_ms = *rng.pick(&[1_000, 4_000, 10_000]);
     }
 
     /// Whether machines are lost with their disks while others fail.
@@ -220,6 +247,7 @@ impl Profile {
     pub fn only(mut self, faults: &[Fault]) -> Self {
         self = self.calm();
         self.faults = faults.to_vec();
+        self.config.load_split_requests = 0;
         self.config.log_force_entries = LOG_FORCE_NEVER;
         self
     }

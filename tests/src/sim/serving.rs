@@ -1,8 +1,10 @@
 //! Client requests on a store: what a service around [`flotilla_raftstore::Store`] does. Reads under the lease are
 //! three steps with room between them: check, take the view, check again.
 
+use std::sync::Arc;
+
 use flotilla_kv::{Scan, View};
-use flotilla_raftstore::{Clock, LocalRead, ReadGrant, RegionContext, RequestError};
+use flotilla_raftstore::{Clock, LocalRead, ReadGrant, RegionContext, RegionLoad, RequestError};
 use flotilla_region::{KeyRange, Region, StoreId};
 
 use super::clients::{Attempt, ClientEvent, Outcome, Wish, key_bytes};
@@ -117,6 +119,7 @@ impl World {
             Some(Reading::Granted(grant)) => {
                 self.stats.index_reads += 1;
                 let outcome = self.read_view(&attempt, &grant.region, &*grant.snapshot);
+                count(&grant.load, &outcome);
                 self.tell(call, outcome);
             }
             None => {}
@@ -133,6 +136,7 @@ impl World {
         if read.still_holds(&*self.hosts[&attempt.store].clock) {
             self.stats.lease_reads += 1;
             let outcome = self.read_view(attempt, read.region(), view);
+            count(read.load(), &outcome);
             return self.tell(call, outcome);
         }
         self.ask_read(call, attempt.store, attempt.context, false);
@@ -170,5 +174,15 @@ impl World {
             }
             Err(_) => Outcome::Unknown,
         }
+    }
+}
+
+/// Tells a region's load what was read.
+fn count(load: &Arc<RegionLoad>, outcome: &Outcome) {
+    let Outcome::Read(range, pairs) = outcome else { return };
+    let bytes = pairs.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
+    match (pairs.first(), pairs.last()) {
+        (Some((first, _)), Some((last, _))) => load.scanned(first, last, bytes),
+        _ => load.read_key(&range.start, bytes),
     }
 }

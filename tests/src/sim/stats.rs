@@ -24,12 +24,18 @@ pub struct Stats {
     pub elections: u64,
     /// Splits.
     pub splits: u64,
+    /// Regions that were to be split because of their load.
+    pub load_splits: u64,
+    /// Writes refused because their region was too large.
+    pub crowded_writes: u64,
     /// Merges.
     pub merges: u64,
     /// Snapshots installed.
     pub snapshots: u64,
     /// Membership changes that the operator or the nemesis brought through.
     pub changes: u64,
+    /// Moves of replicas that were asked of placement.
+    pub ordered_moves: u64,
     /// Processes killed.
     pub kills: u64,
     /// Power cuts.
@@ -68,7 +74,7 @@ pub struct Stats {
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 29] {
+    pub fn list(&self) -> [(&'static str, u64); 32] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -79,9 +85,12 @@ impl Stats {
             ("index reads", self.index_reads),
             ("elections", self.elections),
             ("splits", self.splits),
+            ("load splits", self.load_splits),
+            ("crowded writes", self.crowded_writes),
             ("merges", self.merges),
             ("snapshots", self.snapshots),
             ("changes", self.changes),
+            ("ordered moves", self.ordered_moves),
             ("kills", self.kills),
             ("power cuts", self.power_cuts),
             ("pauses", self.pauses),
@@ -127,9 +136,12 @@ impl Stats {
         self.index_reads += other.index_reads;
         self.elections += other.elections;
         self.splits += other.splits;
+        self.load_splits += other.load_splits;
+        self.crowded_writes += other.crowded_writes;
         self.merges += other.merges;
         self.snapshots += other.snapshots;
         self.changes += other.changes;
+        self.ordered_moves += other.ordered_moves;
         self.kills += other.kills;
         self.power_cuts += other.power_cuts;
         self.pauses += other.pauses;

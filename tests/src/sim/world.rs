@@ -266,6 +266,8 @@ impl World {
         let counters = store.counters();
         self.stats.elections += counters.elections_won.load(Ordering::Relaxed);
         self.stats.merges += counters.merges.load(Ordering::Relaxed);
+        self.stats.load_splits += counters.load_splits.load(Ordering::Relaxed);
+        self.stats.crowded_writes += counters.crowded_writes.load(Ordering::Relaxed);
         self.stats.splits += counters.splits.load(Ordering::Relaxed);
         self.stats.snapshots += counters.snapshots_installed.load(Ordering::Relaxed);
     }

@@ -17,6 +17,7 @@ mod load;
 mod merges;
 mod model;
 mod power_cuts;
+mod regions;
 mod single;
 mod stops;
 mod wipes;

@@ -58,18 +58,24 @@ pub(super) fn balance_regions(round: &mut Round<'_>) {
         };
         let Some((from, to)) = best_move(round, info, leader, tolerance) else { continue };
         let plan = Move { from: from.id, from_store: from.store, to, join: None };
-        if !start_move(round, info, leader, plan) {
+        if !start_move(round, info, leader, plan, Reason::BalanceRegions) {
             return;
         }
     }
 }
 
 /// Begins to replace a replica by one on another store. Returns false if there are no ids.
-pub(super) fn start_move(round: &mut Round<'_>, info: &RegionInfo, leader: Peer, plan: Move) -> bool {
+pub(super) fn start_move(
+    round: &mut Round<'_>,
+    info: &RegionInfo,
+    leader: Peer,
+    plan: Move,
+    reason: Reason,
+) -> bool {
     let Some(peer) = round.new_peer(info.region.id, plan.to) else { return false };
     round.plan_move(info.region.id, plan);
     let changes = vec![PeerChange::add_learner(peer)];
-    round.ask(info, leader, Reason::BalanceRegions, Step::ChangePeers(changes));
+    round.ask(info, leader, reason, Step::ChangePeers(changes));
     true
 }
 

@@ -29,7 +29,7 @@ pub(super) fn merge_regions(round: &mut Round<'_>) {
                     && round.has_fill_slot(source, leader.store, to);
                 let join = Some(target.region.id);
                 let plan = Move { from: from.id, from_store: from.store, to, join };
-                if is_possible && !start_move(round, source, leader, plan) {
+                if is_possible && !start_move(round, source, leader, plan, Reason::BalanceRegions) {
                     return;
                 }
             }
@@ -44,8 +44,10 @@ fn is_small(info: &RegionInfo, merge_bytes: u64) -> bool {
 
 /// The leader of a region to which nothing happens or happened lately.
 fn calm_leader(round: &Round<'_>, info: &RegionInfo) -> Option<Peer> {
+    let most = round.config.merge_requests_max;
+    let is_busy = info.is_hot || (most > 0 && info.rates.requests() >= most);
     let is_calm = info.is_counted()
-        && !info.is_hot
+        && !is_busy
         && is_complete(round, info)
         && round.shape_age_ms(info.region.id) >= round.config.merge_wait_ms;
     round.reachable_leader(info).filter(|_| is_calm)

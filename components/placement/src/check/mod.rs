@@ -1,11 +1,12 @@
 //! One pass of all checkers and schedulers over the view.
 //!
 //! Order, by what an outage there would cost: the meta region; regions in a joint configuration; other regions that
-//! need a replica, those with the fewest live voters to spare first; then, as far as limits leave room, leaders'
-//! balance; and only while nothing is being repaired, merges of small neighbours and regions' balance.
+//! need a replica, those with the fewest live voters to spare first; moves that were asked for by hand; then, as far as
+//! limits leave room, leaders' balance; and only while nothing is being repaired, merges of small neighbours and regions' balance.
 
 mod balance;
 mod merge;
+mod ordered;
 mod replica;
 mod round;
 
@@ -34,6 +35,8 @@ pub fn check(
         return Vec::new();
     }
     let mut round = Round::new(view, config, flight, ids, now_ms);
+    // Before the checkers, which would remove a learner that an order is about to need.
+    ordered::begin_orders(&mut round);
     let mut is_repairing = false;
     for id in by_urgency(&round) {
         let info = view.regions().by_id(id).expect("listed from the same view");

@@ -37,7 +37,10 @@ struct Group<'i> {
 pub(super) fn check_region(round: &mut Round<'_>, info: &RegionInfo) -> Verdict {
     let id = info.region.id;
     if let Some(reason) = round.asked_reason(id) {
-        let is_balance = matches!(reason, Reason::BalanceLeaders | Reason::BalanceRegions | Reason::Merge);
+        let is_balance = matches!(
+            reason,
+            Reason::BalanceLeaders | Reason::BalanceRegions | Reason::Ordered | Reason::Merge
+        );
         let is_move = is_balance || round.planned_move(id).is_some();
         return if is_move { Verdict::Moving } else { Verdict::Repairing };
     }
@@ -55,6 +58,7 @@ pub(super) fn check_region(round: &mut Round<'_>, info: &RegionInfo) -> Verdict 
     remove_stuck_learner(round, &group)
         .or_else(|| evict_leader(round, &group))
         .or_else(|| repair(round, &group))
+        .or_else(|| replace_only_voter(round, &group))
         .or_else(|| demote_surplus(round, &group))
         .or_else(|| carry_move(round, &group))
         .or_else(|| remove_spare_learner(round, &group))
@@ -92,7 +96,8 @@ fn change(
         return None;
     }
     round.ask(group.info, group.leader, reason, Step::ChangePeers(changes));
-    Some(if reason == Reason::BalanceRegions { Verdict::Moving } else { Verdict::Repairing })
+    let is_move = matches!(reason, Reason::BalanceRegions | Reason::Ordered);
+    Some(if is_move { Verdict::Moving } else { Verdict::Repairing })
 }
 
 /// Learners are useless on stores that do not answer or are to go, and when they never catch up.
@@ -203,27 +208,57 @@ fn demote_surplus(round: &mut Round<'_>, group: &Group<'_>) -> Option<Verdict> {
     change(round, group, Reason::Surplus, vec![PeerChange::add_learner(victim)])
 }
 
-/// The next step of the region's balance move: swap the new replica, once caught up, for the old one.
+/// An ordered move of a region's only voter: the new one votes already, so that it can lead; the old one goes.
+fn replace_only_voter(round: &mut Round<'_>, group: &Group<'_>) -> Option<Verdict> {
+    let id = group.info.region.id;
+    let plan = round.planned_move(id).filter(|_| round.is_ordered(id))?;
+    let voter =
+        |is_it: &dyn Fn(&Peer) -> bool| group.voters.iter().map(|seat| seat.0).find(|peer| is_it(peer));
+    let to = voter(&|peer| peer.store == plan.to)?;
+    let from = voter(&|peer| peer.id == plan.from)?;
+    if from.id == group.leader.id {
+        round.ask(group.info, group.leader, Reason::Ordered, Step::TransferLeader(to));
+        return Some(Verdict::Moving);
+    }
+    change(round, group, Reason::Ordered, vec![PeerChange::add_learner(from)])
+}
+
+/// The next step of the region's move: swap the new replica, once caught up, for the old one.
 fn carry_move(round: &mut Round<'_>, group: &Group<'_>) -> Option<Verdict> {
-    let plan = round.planned_move(group.info.region.id)?;
+    let id = group.info.region.id;
+    let plan = round.planned_move(id)?;
+    let is_ordered = round.is_ordered(id);
+    let reason = if is_ordered { Reason::Ordered } else { Reason::BalanceRegions };
     let (to, health) = group.learners.iter().find(|(peer, _)| peer.store == plan.to).copied()?;
     if health != PeerHealth::Healthy || group.info.pending.contains(&to.id) {
         return Some(Verdict::Moving);
     }
     let from = group.voters.iter().map(|(peer, _)| *peer).find(|peer| peer.id == plan.from)?;
     if from.id == group.leader.id {
-        let heir = emptiest_heir(round, group)?;
-        round.ask(group.info, group.leader, Reason::EvictLeader, Step::TransferLeader(heir));
+        match emptiest_heir(round, group) {
+            Some(heir) => {
+                round.ask(group.info, group.leader, Reason::EvictLeader, Step::TransferLeader(heir));
+            }
+            None if is_ordered && group.voters.len() == 1 => {
+                change(round, group, reason, vec![PeerChange::add_voter(to)]);
+            }
+            None if is_ordered => {}
+            None => return None,
+        }
         return Some(Verdict::Moving);
     }
     let swap = vec![PeerChange::add_voter(to), PeerChange::add_learner(from)];
-    Some(change(round, group, Reason::BalanceRegions, swap).unwrap_or(Verdict::Moving))
+    Some(change(round, group, reason, swap).unwrap_or(Verdict::Moving))
 }
 
 /// Learners that nothing needs: what a swap or a demotion left, and what a forgotten move began.
 fn remove_spare_learner(round: &mut Round<'_>, group: &Group<'_>) -> Option<Verdict> {
     let (learner, _) = group.learners.first().copied()?;
-    let is_move = round.planned_move(group.info.region.id).is_some();
-    let reason = if is_move { Reason::BalanceRegions } else { Reason::Surplus };
+    let id = group.info.region.id;
+    let reason = match round.planned_move(id) {
+        Some(_) if round.is_ordered(id) => Reason::Ordered,
+        Some(_) => Reason::BalanceRegions,
+        None => Reason::Surplus,
+    };
     change(round, group, reason, vec![PeerChange::remove(learner)])
 }

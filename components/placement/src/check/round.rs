@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use flotilla_region::{Peer, PeerId, PeerRole, Region, RegionId, StoreId};
 
 use crate::operator::{after_change, after_leave};
+use crate::order::Order;
 use crate::{
     ClusterView, IdPool, InFlight, Move, Operator, PeerChange, PeerChangeKind, PlacementConfig, Reason,
     RegionInfo, Step, StoreHealth, StoreInfo, StoreLoad, StoreState,
@@ -170,6 +171,20 @@ impl<'a> Round<'a> {
 
     pub(super) fn planned_move(&self, region: RegionId) -> Option<Move> {
         self.flight.planned(region)
+    }
+
+    /// Whether the region's move was asked for by hand.
+    pub(super) fn is_ordered(&self, region: RegionId) -> bool {
+        self.flight.is_ordered(region)
+    }
+
+    /// Orders that are not begun.
+    pub(super) fn waiting_orders(&self) -> Vec<Order> {
+        self.flight.waiting_orders()
+    }
+
+    pub(super) fn put_order(&mut self, order: Order) {
+        self.flight.put_order(order);
     }
 
     pub(super) fn learner_age_ms(&self, peer: PeerId) -> u64 {

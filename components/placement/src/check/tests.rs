@@ -152,6 +152,9 @@ use PeerChangeKind::{AddLearner, AddVoter, Remove};
 #[path = "damage_tests.rs"]
 mod damage;
 
+#[path = "ordered_tests.rs"]
+mod ordered;
+
 #[test]
 fn nothing_is_scheduled_before_all_stores_reported_or_had_time_to() {
     let mut world = World::new(3);

@@ -5,8 +5,8 @@ use std::time::Duration;
 use flotilla_proto::flotilla::admin_request::Command;
 use flotilla_proto::flotilla::cluster_service_client::ClusterServiceClient;
 use flotilla_proto::flotilla::{
-    AdminRequest, CheckReply, CheckRequest, CompactRequest, RegionInfo, RegionsRequest, StoreInfo,
-    StoreStateRequest, StoresRequest,
+    AdminRequest, CheckReply, CheckRequest, CompactRequest, MoveReply, MoveRequest, RegionInfo,
+    RegionsRequest, StoreInfo, StoreStateRequest, StoresRequest,
 };
 use flotilla_proto::metapb;
 use flotilla_router::{Endpoints, Failover};
@@ -56,7 +56,7 @@ impl Admin {
     pub async fn regions(&self, id: u64) -> Result<Vec<RegionInfo>, CliError> {
         let call = self.endpoints.call(Failover::Always, |channel| async move {
             let mut client = ClusterServiceClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
-            client.regions(RegionsRequest { id }).await
+            client.regions(RegionsRequest { id, forwarded: false }).await
         });
         let mut regions = call.await?.regions;
         regions.sort_by(|a, b| order(a).cmp(&order(b)));
@@ -104,6 +104,23 @@ impl Admin {
             ClusterServiceClient::new(channel).store_state(request).await
         });
         done(call.await?.error)
+    }
+
+    /// Has a replica moved, or asks how far that is; ask until it is done or refused.
+    ///
+    /// # Errors
+    /// No store answered. What the cluster says is in the reply.
+    pub async fn move_peer(
+        &self,
+        region_id: u64,
+        from_store: u64,
+        to_store: u64,
+    ) -> Result<MoveReply, CliError> {
+        let request = MoveRequest { region_id, from_store, to_store, forwarded: false };
+        let call = self.endpoints.call(Failover::Always, |channel| async move {
+            ClusterServiceClient::new(channel).r#move(request).await
+        });
+        Ok(call.await?)
     }
 
     /// Has a store compact its files, all of them or those of one region.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flotilla_proto::flotilla::admin_request::Command as AdminCommand;
 use flotilla_proto::flotilla::{CheckReply, SplitKeys, StoreInfo};
-use flotilla_proto::metapb::StoreState;
+use flotilla_proto::metapb::{Region, StoreState};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -14,13 +14,15 @@ use super::common::{Common, Output};
 use super::disk::{Disk, Recover};
 use super::error::CliError;
 use super::render::{
-    check_json, check_table, descriptor_json, descriptor_table, region_json, region_table, store_json,
-    store_table,
+    check_json, check_table, descriptor_json, descriptor_table, region_json, region_table, region_text,
+    store_json, store_table,
 };
 
 /// How long a drain is waited for, and how often it is looked at.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30 * 60);
 const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// How long a cluster that cannot say how far a move is, is asked again.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Look at stores and regions, and change them.
 #[derive(Debug, clap::Args)]
@@ -41,13 +43,16 @@ enum CtlCommand {
         #[command(flatten)]
         common: Common,
     },
-    /// Show one region
+    /// Show one region, with its splits and merges
     Region {
         #[command(flatten)]
         common: Common,
         /// Its id
-        #[arg(long)]
-        id: u64,
+        #[arg(required_unless_present = "named")]
+        id: Option<u64>,
+        /// Its id, too
+        #[arg(long = "id", value_name = "ID", conflicts_with = "id")]
+        named: Option<u64>,
     },
     /// Split a region at keys
     Split {
@@ -77,6 +82,8 @@ enum CtlCommand {
     AddPeer(OnStore),
     /// Remove the peer on a store
     RemovePeer(OnStore),
+    /// Move the peer on one store to another store
+    Move(MoveArgs),
     /// Compare the replicas of a region, or of all; exit status 1 if any differ
     Check {
         #[command(flatten)]
@@ -128,6 +135,27 @@ struct OnStore {
     store: u64,
 }
 
+#[derive(Debug, clap::Args)]
+struct MoveArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Id of the region
+    #[arg(long)]
+    region: u64,
+    /// Id of the store that the peer is on
+    #[arg(long)]
+    from: u64,
+    /// Id of the store that gets it
+    #[arg(long)]
+    to: u64,
+    /// Return once the cluster has taken the order on, instead of waiting for the outcome
+    #[arg(long)]
+    no_wait: bool,
+    /// Longest time to wait for the outcome, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 1_800, conflicts_with = "no_wait")]
+    wait: u64,
+}
+
 impl Ctl {
     pub(super) async fn run(self, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
         let text = match self.command {
@@ -145,15 +173,19 @@ impl Ctl {
                     Output::Table => region_table(&regions, common.hex),
                 }
             }
-            CtlCommand::Region { common, id } => {
+            CtlCommand::Region { common, id, named } => {
+                let id = id.or(named).unwrap_or(0);
                 let regions = Admin::new(&common.pd)?.regions(id).await?;
                 // An id of 0 would list all.
                 if id == 0 || regions.is_empty() {
                     return Err(CliError::RegionNotFound { id });
                 }
+                if regions[0].merged_into != 0 {
+                    return Err(CliError::RegionMerged { id, into: regions[0].merged_into });
+                }
                 match common.output {
                     Output::Json => region_json(&regions[0]).to_string(),
-                    Output::Table => region_table(&regions, common.hex),
+                    Output::Table => region_text(&regions[0], common.hex),
                 }
             }
             CtlCommand::Split { common, region, key } => {
@@ -172,6 +204,7 @@ impl Ctl {
             CtlCommand::RemovePeer(on) => {
                 change(&on.common, on.region, AdminCommand::RemovePeerOnStore(on.store)).await?
             }
+            CtlCommand::Move(args) => move_peer(&args).await?,
             CtlCommand::Check { common, region } => return check(&common, region, out).await,
             CtlCommand::DrainStore { common, store, no_wait, undo } => {
                 Admin::new(&common.pd)?.drain(store, !undo).await?;
@@ -218,6 +251,44 @@ async fn wait_removed(common: &Common, id: u64) -> Result<(), CliError> {
     }
 }
 
+/// Has a replica moved and waits for the outcome. The cluster is asked again and again with the same words, so that an
+/// order which a placement leader took with it is begun anew by the next one.
+async fn move_peer(args: &MoveArgs) -> Result<String, CliError> {
+    let admin = Admin::new(&args.common.pd)?;
+    let give_up = Instant::now() + Duration::from_secs(args.wait);
+    let mut answered = Instant::now();
+    let mut said = String::new();
+    loop {
+        let reply = admin.move_peer(args.region, args.from, args.to).await?;
+        let is_passing = reply.is_passing && answered.elapsed() < ANSWER_PATIENCE;
+        if !reply.error.is_empty() && !is_passing {
+            return Err(CliError::Refused { message: reply.error });
+        }
+        if reply.error.is_empty() {
+            answered = Instant::now();
+        }
+        if reply.is_done || (args.no_wait && reply.error.is_empty()) {
+            return show_region(&args.common, args.region).await;
+        }
+        let phase = if reply.error.is_empty() { reply.phase } else { reply.error };
+        if phase != said {
+            eprintln!("region {}: {phase}", args.region);
+            said = phase;
+        }
+        if Instant::now() >= give_up {
+            return Err(CliError::NotMoved { region: args.region, phase: said });
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The region as a change leaves it.
+async fn show_region(common: &Common, id: u64) -> Result<String, CliError> {
+    let regions = Admin::new(&common.pd)?.regions(id).await?;
+    let regions: Vec<_> = regions.into_iter().filter_map(|info| info.region).collect();
+    Ok(show_changed(common, &regions))
+}
+
 /// Compares replicas and shows what each holds.
 async fn check(common: &Common, region: Option<u64>, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
     let admin = Admin::new(&common.pd)?;
@@ -252,9 +323,13 @@ fn differs(reply: &CheckReply) -> bool {
 /// Carries out a command and shows the regions that it left.
 async fn change(common: &Common, region: u64, command: AdminCommand) -> Result<String, CliError> {
     let regions = Admin::new(&common.pd)?.command(region, command).await?;
-    Ok(match common.output {
+    Ok(show_changed(common, &regions))
+}
+
+fn show_changed(common: &Common, regions: &[Region]) -> String {
+    match common.output {
         Output::Json => regions.iter().map(descriptor_json).collect::<Value>().to_string(),
         Output::Table if regions.is_empty() => "done".to_owned(),
-        Output::Table => descriptor_table(&regions, common.hex),
-    })
+        Output::Table => descriptor_table(regions, common.hex),
+    }
 }

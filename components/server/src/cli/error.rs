@@ -32,6 +32,14 @@ pub enum CliError {
         /// What was asked for.
         id: u64,
     },
+    /// The region ended by becoming part of another one.
+    #[error("region {id} is part of region {into} since they were merged")]
+    RegionMerged {
+        /// What was asked for.
+        id: u64,
+        /// Which region took it over.
+        into: u64,
+    },
     /// Not an even number of hexadecimal digits.
     #[error("{text:?} is not hexadecimal")]
     BadHex {
@@ -151,6 +159,14 @@ pub enum CliError {
         id: u64,
         /// Regions with a replica there.
         regions: u64,
+    },
+    /// A move has not ended in time; it goes on without being waited for.
+    #[error("region {region} is not moved yet ({phase}); ask again with the same command")]
+    NotMoved {
+        /// The region.
+        region: u64,
+        /// How far it is.
+        phase: String,
     },
     /// The resume record cannot be understood.
     #[error("{}: not a resume record", path.display())]

@@ -18,7 +18,7 @@ mod rates;
 mod records;
 mod render;
 mod resume;
-mod text;
+pub(crate) mod text;
 pub mod tree;
 mod verify;
 

@@ -2,12 +2,13 @@
 
 use comfy_table::Table;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use flotilla_proto::flotilla::{CheckReply, DamagedPeer, RegionInfo, StoreInfo};
+use flotilla_proto::flotilla::region_event::Kind as EventKind;
+use flotilla_proto::flotilla::{CheckReply, DamagedPeer, RegionEvent, RegionInfo, StoreInfo};
 use flotilla_proto::metapb;
 use serde_json::{Value, json};
 
 use super::common::Common;
-use super::text::{show_short, show_size, to_hex};
+use super::text::{show_short, show_size, show_time, to_hex};
 
 /// Characters of a key in a table.
 const KEY_CHARS_MAX: usize = 40;
@@ -40,6 +41,11 @@ pub fn store_table(stores: &[StoreInfo]) -> String {
         "state",
         "regions",
         "leaders",
+        "size",
+        "pending",
+        "down",
+        "reads/s",
+        "writes/s",
         "free",
         "capacity",
         "last heard",
@@ -53,6 +59,11 @@ pub fn store_table(stores: &[StoreInfo]) -> String {
             format!("{:?}", store.state()),
             info.region_count.to_string(),
             info.leader_count.to_string(),
+            show_size(info.region_bytes),
+            info.pending_peers.to_string(),
+            info.down_peers.to_string(),
+            show_rate(info.reads, info.read_bytes),
+            show_rate(info.writes, info.write_bytes),
             show_size(info.available_bytes),
             show_size(info.capacity_bytes),
             format!("{:.1} s ago", info.last_heard_ms as f64 / 1_000.0),
@@ -77,6 +88,14 @@ pub(super) fn store_json(info: &StoreInfo) -> Value {
         "capacity_bytes": info.capacity_bytes,
         "available_bytes": info.available_bytes,
         "last_heard_ms": info.last_heard_ms,
+        "region_bytes": info.region_bytes,
+        "region_keys": info.region_keys,
+        "pending_peers": info.pending_peers,
+        "down_peers": info.down_peers,
+        "reads_per_second": info.reads,
+        "read_bytes_per_second": info.read_bytes,
+        "writes_per_second": info.writes,
+        "write_bytes_per_second": info.write_bytes,
         "damaged": info.damaged.iter().map(damaged_json).collect::<Vec<_>>(),
     })
 }
@@ -128,8 +147,10 @@ pub(super) fn check_table(checked: &[(u64, CheckReply)]) -> String {
 
 /// Regions for people.
 pub fn region_table(regions: &[RegionInfo], hex: bool) -> String {
-    let mut table =
-        table(&["region", "start", "end", "epoch", "peers", "leader", "size", "keys", "troubled"]);
+    let mut table = table(&[
+        "region", "start", "end", "epoch", "peers", "leader", "size", "keys", "reads/s", "writes/s",
+        "troubled",
+    ]);
     for info in regions {
         let region = info.region.clone().unwrap_or_default();
         let mut row = descriptor_row(&region, hex).to_vec();
@@ -140,6 +161,8 @@ pub fn region_table(regions: &[RegionInfo], hex: bool) -> String {
                 .map_or("none".to_owned(), |l| format!("store {}", l.store_id)),
             show_size(info.approximate_bytes),
             info.approximate_keys.to_string(),
+            show_rate(info.reads, info.read_bytes),
+            show_rate(info.writes, info.write_bytes),
             troubled(info),
         ]);
         table.add_row(row);
@@ -165,7 +188,65 @@ pub(super) fn region_json(info: &RegionInfo) -> Value {
     value["approximate_keys"] = info.approximate_keys.into();
     value["down_peers"] = json!(info.down_peers);
     value["pending_peers"] = json!(info.pending_peers);
+    value["down_seconds"] = json!(info.down_seconds);
+    value["reads_per_second"] = info.reads.into();
+    value["read_bytes_per_second"] = info.read_bytes.into();
+    value["writes_per_second"] = info.writes.into();
+    value["write_bytes_per_second"] = info.write_bytes.into();
+    value["history"] = info.history.iter().map(event_json).collect();
     value
+}
+
+/// One region for people, with its history.
+pub(super) fn region_text(info: &RegionInfo, hex: bool) -> String {
+    let regions = region_table(std::slice::from_ref(info), hex);
+    if info.history.is_empty() {
+        return regions;
+    }
+    let mut table = table(&["when", "what", "regions", "keys", "epoch"]);
+    for event in &info.history {
+        let what = match event.kind() {
+            EventKind::Split => "split into",
+            EventKind::SplitFrom => "split from",
+            EventKind::Merged => "merged with",
+            EventKind::Unknown => "?",
+        };
+        let key = |key: &bytes::Bytes| match (key.is_empty(), hex) {
+            (true, _) => "∞".to_owned(),
+            (false, true) => to_hex(key),
+            (false, false) => show_short(key, KEY_CHARS_MAX),
+        };
+        let epoch = event.epoch.unwrap_or_default();
+        table.add_row([
+            show_time(event.time_ms),
+            what.to_owned(),
+            event.regions.iter().map(u64::to_string).collect::<Vec<_>>().join(" "),
+            event.keys.iter().map(key).collect::<Vec<_>>().join(" .. "),
+            format!("{}/{}", epoch.conf_ver, epoch.version),
+        ]);
+    }
+    format!("{regions}\n{table}")
+}
+
+fn event_json(event: &RegionEvent) -> Value {
+    let epoch = event.epoch.unwrap_or_default();
+    json!({
+        "kind": match event.kind() {
+            EventKind::Split => "split",
+            EventKind::SplitFrom => "split_from",
+            EventKind::Merged => "merged",
+            EventKind::Unknown => "unknown",
+        },
+        "regions": event.regions,
+        "keys": event.keys.iter().map(|key| to_hex(key)).collect::<Vec<_>>(),
+        "epoch": { "conf_ver": epoch.conf_ver, "version": epoch.version },
+        "time_ms": event.time_ms,
+    })
+}
+
+/// Requests, and what they move; nothing for nothing.
+fn show_rate(requests: u64, bytes: u64) -> String {
+    if requests == 0 && bytes == 0 { String::new() } else { format!("{requests} ({})", show_size(bytes)) }
 }
 
 /// A descriptor for machines.
@@ -219,6 +300,9 @@ fn troubled(info: &RegionInfo) -> String {
         let peers: Vec<String> = peers.iter().map(u64::to_string).collect();
         if peers.is_empty() { None } else { Some(format!("{what} {}", peers.join(" "))) }
     };
-    let parts = [list("down", &info.down_peers), list("pending", &info.pending_peers)];
+    let silence = info.down_peers.iter().zip(info.down_seconds.iter().chain(std::iter::repeat(&0)));
+    let down: Vec<String> = silence.map(|(peer, seconds)| format!("{peer} (over {seconds} s)")).collect();
+    let down = (!down.is_empty()).then(|| format!("down {}", down.join(" ")));
+    let parts = [down, list("pending", &info.pending_peers)];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

@@ -73,6 +73,9 @@ fn every_command_is_well_formed() {
         "scan --limit 0",
         "scan --prefix a --start b",
         "ctl split --region 1",
+        "ctl region",
+        "ctl region 1 --id 2",
+        "ctl move --region 1 --from 2",
     ] {
         let args = std::iter::once("flotilla").chain(bad.split(' '));
         assert!(Cli::try_parse_from(args).is_err(), "{bad}");
@@ -316,6 +319,17 @@ async fn stores_and_regions_are_shown_and_changed() {
     assert!(
         error(&cluster, &["ctl", "add-peer", "--region", &id, "--store", "1"]).await.starts_with("refused: ")
     );
+    json(&cluster, &["ctl", "remove-peer", "--region", &id, "--store", "1"]).await;
+    let order = ["ctl", "move", "--region", &id, "--from", "2", "--to", "1"];
+    assert_eq!(json(&cluster, &order).await[0]["peers"].as_array().map(Vec::len), Some(2));
+    json(&cluster, &order).await;
+    let stores = json(&cluster, &["ctl", "region", &id]).await["peers"].clone();
+    let stores: Vec<_> =
+        stores.as_array().expect("peers").iter().map(|peer| peer["store_id"].clone()).collect();
+    assert!(stores.contains(&1.into()) && !stores.contains(&2.into()), "{stores:?}");
+    let back = ["ctl", "move", "--region", &id, "--from", "2", "--to", "9"];
+    assert!(error(&cluster, &back).await.starts_with("refused: region"), "nothing to move");
+    json(&cluster, &["ctl", "add-peer", "--region", &id, "--store", "2"]).await;
     text(&cluster, &["ctl", "split", "--region", &id, "--key", "p", "--key", "t"]).await;
     assert_eq!(json(&cluster, &["ctl", "regions"]).await.as_array().map(Vec::len), Some(5));
     assert_eq!(error(&cluster, &["ctl", "region", "--id", "999999"]).await, "region 999999 does not exist");

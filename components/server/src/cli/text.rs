@@ -57,7 +57,7 @@ pub(super) fn show(bytes: &[u8]) -> String {
 }
 
 /// The bytes that [`show`] wrote; `None` after an escape that it does not write.
-pub(super) fn unescape(text: &[u8]) -> Option<Bytes> {
+pub(crate) fn unescape(text: &[u8]) -> Option<Bytes> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, tail)) = rest.split_first() {
@@ -101,9 +101,44 @@ pub(super) fn show_size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
 
+/// A moment in UTC, to the second; nothing for 0.
+pub(super) fn show_time(unix_ms: u64) -> String {
+    if unix_ms == 0 {
+        return String::new();
+    }
+    let (days, seconds) = (unix_ms / 86_400_000, unix_ms / 1_000 % 86_400);
+    // Years that begin in March, so that the leap day is the last one (Richards, "Calendars", 15.11).
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let of_month = of_year - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + next;
+    let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{of_month:02} {hour:02}:{minute:02}:{second:02}Z")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        assert_eq!(show_time(0), "");
+        for (ms, text) in [
+            (1_000, "1970-01-01 00:00:01Z"),
+            (951_782_399_999, "2000-02-28 23:59:59Z"),
+            (951_782_400_000, "2000-02-29 00:00:00Z"),
+            (1_709_251_199_000, "2024-02-29 23:59:59Z"),
+            (1_709_251_200_000, "2024-03-01 00:00:00Z"),
+            (1_735_689_599_000, "2024-12-31 23:59:59Z"),
+            (4_102_444_800_000, "2100-01-01 00:00:00Z"),
+        ] {
+            assert_eq!(show_time(ms), text);
+        }
+    }
 
     #[test]
     fn hexadecimal_goes_both_ways() {

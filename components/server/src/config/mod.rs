@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use flotilla_engine::RocksConfig;
-use flotilla_raftstore::StoreConfig;
+use flotilla_raftstore::{PreSplit, PreSplitError, StoreConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::cli::text::unescape;
 use sections::{PlacementSection, RocksSection, StoreSection};
 
 /// The documented defaults.
@@ -46,6 +47,15 @@ pub enum ConfigError {
         /// What it says.
         value: String,
     },
+    /// A key of the pre-split has an escape that there is not.
+    #[error("pre-split: key {at}: bad escape")]
+    Escape {
+        /// Which one, counted from 1.
+        at: usize,
+    },
+    /// Keys of the pre-split that cannot be those of one.
+    #[error("pre-split: {0}")]
+    PreSplit(#[from] PreSplitError),
     /// Settings of placement that cannot work.
     #[error("config: {0}")]
     Placement(#[from] flotilla_placement::ConfigError),
@@ -70,6 +80,9 @@ pub struct ServerSection {
     pub cluster: Vec<String>,
     /// Where this store is and what it is.
     pub labels: BTreeMap<String, String>,
+    /// Keys at which the first region is cut when this store founds the cluster; control characters and bytes that are
+    /// not UTF-8 as in C.
+    pub pre_split_keys: Vec<String>,
     /// Filter of log lines.
     pub log: String,
     /// Threads that serve clients and other stores.
@@ -87,6 +100,7 @@ impl Default for ServerSection {
             status_addr: "127.0.0.1:20180".into(),
             cluster: Vec::new(),
             labels: BTreeMap::new(),
+            pre_split_keys: Vec::new(),
             log: "info".into(),
             runtime_threads: 2,
             link_queue_bytes: 32 << 20,
@@ -143,6 +157,7 @@ impl Config {
         check_address("advertise-addr", server.advertised())?;
         check_address("status-addr", &server.status_addr)?;
         server.cluster.iter().try_for_each(|address| check_address("cluster", address))?;
+        self.pre_split()?;
         self.placement.build().check()?;
         self.store_config(0).check().map_err(ConfigError::Store)
     }
@@ -150,6 +165,27 @@ impl Config {
     /// Settings of the store; `seed` feeds its random choices.
     pub fn store_config(&self, seed: u64) -> StoreConfig {
         StoreConfig { placement: self.placement.build(), seed, ..self.store.build() }
+    }
+
+    /// Takes the keys of the pre-split from a file, one a line.
+    ///
+    /// # Errors
+    /// `Read`.
+    pub fn read_pre_split(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Read { path: path.display().to_string(), error })?;
+        self.server.pre_split_keys = text.lines().map(str::to_owned).collect();
+        Ok(())
+    }
+
+    /// Where the first region is cut if this store founds the cluster.
+    ///
+    /// # Errors
+    /// `Escape`, `PreSplit`.
+    pub fn pre_split(&self) -> Result<PreSplit, ConfigError> {
+        let keys = self.server.pre_split_keys.iter().enumerate();
+        let keys = keys.map(|(i, key)| unescape(key.as_bytes()).ok_or(ConfigError::Escape { at: i + 1 }));
+        Ok(PreSplit::new(keys.collect::<Result<_, _>>()?)?)
     }
 
     /// Settings of the disk.
@@ -205,6 +241,32 @@ mod tests {
         assert!(!text.contains('\n'), "{text}");
         let error = Config::parse("f.toml", "[store]\nraft_workers = \"two\"\n").unwrap_err();
         assert!(error.to_string().contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn a_pre_split_is_read_from_a_file_or_the_configuration_and_checked() {
+        let mut config =
+            Config::parse("f", "[server]\npre_split_keys = [\"a\", '\\xff\\t']\n").expect("legal");
+        let keys = config.pre_split().expect("ascending");
+        assert_eq!(keys.keys(), [&b"a"[..], b"\xff\t"]);
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("keys");
+        let mut read = |text: &str| {
+            std::fs::write(&file, text).expect("a file");
+            config.read_pre_split(&file).expect("it is there");
+            config.check().map(|()| config.pre_split().expect("checked").keys().len())
+        };
+        assert_eq!(read("b\nc\nd\n").expect("legal"), 3);
+        assert_eq!(read("").expect("legal"), 0);
+        for (text, error) in [
+            ("b\na\n", "pre-split: key 2 is less than the one before it: keys must ascend"),
+            ("a\na\n", "pre-split: key 2 is the same as the one before it"),
+            ("a\n\nb\n", "pre-split: key 2 is empty"),
+            ("a\n\\q\n", "pre-split: key 2: bad escape"),
+        ] {
+            assert_eq!(read(text).unwrap_err().to_string(), error);
+        }
+        assert!(config.read_pre_split(&folder.path().join("none")).is_err());
     }
 
     #[test]

@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_kv::{Command, Reply, Value, View, get_latest};
-use flotilla_raftstore::{ReadGrant, RegionContext, RequestError, Store};
+use flotilla_raftstore::{ReadGrant, RegionContext, RegionLoad, RequestError, Store};
 use flotilla_region::{KeyRange, Region};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::failure::Failure;
+use crate::threads::thread_cpu_us;
 
 /// A busy store is asked again for so long before the client is told: clients of the Rust family take that for final.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Of so many single reads the processor time of one is measured, and stands for all.
+const TIMED_OF: u64 = 16;
 
 /// One store's regions, for requests.
 #[derive(Clone)]
@@ -71,14 +75,15 @@ impl Access {
             && let Some(local) = self.store.begin_local_read(&read.context)
         {
             check_inside(read.context, &local.region().range, key)?;
-            let found = get_latest(&**self.store.engine(), key, now_ms);
+            let found = counted(local.load(), key, || get_latest(&**self.store.engine(), key, now_ms));
             if local.still_holds(&**self.store.clock()) {
                 return self.judge(local.region(), found.map_err(Failure::from));
             }
         }
         let grant = self.ask(read).await?;
         check_inside(read.context, &grant.region.range, key)?;
-        let found = View::new(&*grant.snapshot, &grant.region, now_ms).get(key);
+        let view = View::new(&*grant.snapshot, &grant.region, now_ms);
+        let found = counted(&grant.load, key, || view.get(key));
         self.judge(&grant.region, found.map_err(Failure::from))
     }
 
@@ -101,7 +106,8 @@ impl Access {
         {
             let snapshot = self.store.engine().snapshot();
             if local.still_holds(&**self.store.clock()) {
-                return Ok((ReadGrant { region: Arc::clone(local.region()), snapshot }, now_ms));
+                let (region, load) = (Arc::clone(local.region()), Arc::clone(local.load()));
+                return Ok((ReadGrant { region, snapshot, load }, now_ms));
             }
         }
         Ok((self.ask(read).await?, now_ms))
@@ -112,6 +118,22 @@ impl Access {
         self.store.read(read.context, read.replica, Box::new(move |result| drop(tell.send(result))));
         told.await.unwrap_or(Err(RequestError::ReadNotReady(read.context.region)))
     }
+}
+
+/// Reads one key and tells its region's load.
+fn counted<E>(
+    load: &Arc<RegionLoad>,
+    key: &[u8],
+    read: impl FnOnce() -> Result<Option<Value>, E>,
+) -> Result<Option<Value>, E> {
+    let begun = load.is_nth_read(TIMED_OF).then(thread_cpu_us);
+    let found = read();
+    if let Some(begun) = begun {
+        load.add_cpu_us(TIMED_OF * (thread_cpu_us() - begun));
+    }
+    let value_bytes = found.as_ref().ok().and_then(|found| found.as_ref()).map_or(0, |v| v.bytes.len());
+    load.read_key(key, (key.len() + value_bytes) as u64);
+    found
 }
 
 /// What a read asks for.

@@ -1,14 +1,17 @@
 //! The raw reads.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use flotilla_kv::{Pair, SCAN_BYTES_MAX, Scan, Ttl, View};
 use flotilla_proto::kvrpcpb as rpc;
-use flotilla_raftstore::ReadGrant;
+use flotilla_raftstore::{ReadGrant, RegionLoad};
 use flotilla_region::KeyRange;
 
 use super::access::{Read, check_inside};
 use super::failure::Failure;
 use super::{Kv, check};
+use crate::threads::thread_cpu_us;
 
 impl Kv {
     /// Whom a read may ask. A stale read may be answered by anybody at some old time; here it is answered at once by
@@ -57,7 +60,13 @@ impl Kv {
         check::keys(&request.keys)?;
         let (grant, now_ms) = self.access.grant(read).await?;
         request.keys.iter().try_for_each(|key| check_inside(read.context, &grant.region.range, key))?;
-        let pairs = self.blocking(grant, now_ms, move |view| Ok(view.batch_get(&request.keys)?)).await?;
+        let pairs = self
+            .blocking(grant, now_ms, move |view, load| {
+                let pairs = view.batch_get(&request.keys)?;
+                load.read_keys(&request.keys, bytes_of(&pairs));
+                Ok(pairs)
+            })
+            .await?;
         Ok(rpc::RawBatchGetResponse { pairs: to_pairs(pairs), ..Default::default() })
     }
 
@@ -75,7 +84,7 @@ impl Kv {
         };
         let (grant, now_ms) = self.access.grant(read).await?;
         check_routed(read, &grant, &scan)?;
-        let pairs = self.blocking(grant, now_ms, move |view| Ok(view.scan(&scan)?)).await?;
+        let pairs = self.blocking(grant, now_ms, move |view, load| counted_scan(&view, &scan, load)).await?;
         Ok(rpc::RawScanResponse { kvs: to_pairs(pairs), ..Default::default() })
     }
 
@@ -91,7 +100,7 @@ impl Kv {
         let scans: Vec<Scan> = ranges.map(|range| Scan { range, limit, key_only, reverse }).collect();
         let (grant, now_ms) = self.access.grant(read).await?;
         scans.iter().try_for_each(|scan| check_routed(read, &grant, scan))?;
-        let pairs = self.blocking(grant, now_ms, move |view| scan_all(&view, &scans)).await?;
+        let pairs = self.blocking(grant, now_ms, move |view, load| scan_all(&view, &scans, load)).await?;
         Ok(rpc::RawBatchScanResponse { kvs: to_pairs(pairs), ..Default::default() })
     }
 
@@ -106,7 +115,15 @@ impl Kv {
         let ranges: Vec<KeyRange> =
             request.ranges.into_iter().map(|r| KeyRange::new(r.start_key, r.end_key)).collect();
         let (grant, now_ms) = self.access.grant(read).await?;
-        let sum = self.blocking(grant, now_ms, move |view| Ok(view.checksum(&ranges)?)).await?;
+        let sum = self
+            .blocking(grant, now_ms, move |view, load| {
+                let sum = view.checksum(&ranges)?;
+                for range in &ranges {
+                    load.scanned(&range.start, &range.end, sum.bytes / ranges.len() as u64);
+                }
+                Ok(sum)
+            })
+            .await?;
         Ok(rpc::RawChecksumResponse {
             checksum: sum.crc64_xor,
             total_kvs: sum.pairs,
@@ -120,11 +137,15 @@ impl Kv {
         &self,
         grant: ReadGrant,
         now_ms: u64,
-        read: impl FnOnce(View<'_>) -> Result<T, Failure> + Send + 'static,
+        read: impl FnOnce(View<'_>, &Arc<RegionLoad>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let region = grant.region.clone();
-        let task =
-            tokio::task::spawn_blocking(move || read(View::new(&*grant.snapshot, &grant.region, now_ms)));
+        let task = tokio::task::spawn_blocking(move || {
+            let begun = thread_cpu_us();
+            let result = read(View::new(&*grant.snapshot, &grant.region, now_ms), &grant.load);
+            grant.load.add_cpu_us(thread_cpu_us() - begun);
+            result
+        });
         let read = task.await.unwrap_or_else(|_| Err(Failure::text("the read was given up")));
         self.access.judge(&region, read)
     }
@@ -146,11 +167,29 @@ fn check_routed(read: Read, grant: &ReadGrant, scan: &Scan) -> Result<(), Failur
     Ok(check_inside(read.context, &grant.region.range, &scan.range.start)?)
 }
 
-fn scan_all(view: &View<'_>, scans: &[Scan]) -> Result<Vec<Pair>, Failure> {
+/// Scans and tells the region's load what was touched: from the first to the last pair, whichever way.
+fn counted_scan(view: &View<'_>, scan: &Scan, load: &Arc<RegionLoad>) -> Result<Vec<Pair>, Failure> {
+    let pairs = view.scan(scan)?;
+    match (pairs.first(), pairs.last()) {
+        (Some(first), Some(last)) => {
+            let (low, high) =
+                (first.key.clone().min(last.key.clone()), first.key.clone().max(last.key.clone()));
+            load.scanned(&low, &high, bytes_of(&pairs));
+        }
+        _ => load.read_key(&scan.range.start, 0),
+    }
+    Ok(pairs)
+}
+
+fn bytes_of(pairs: &[Pair]) -> u64 {
+    pairs.iter().map(|pair| pair.key.len() + pair.value.len()).sum::<usize>() as u64
+}
+
+fn scan_all(view: &View<'_>, scans: &[Scan], load: &Arc<RegionLoad>) -> Result<Vec<Pair>, Failure> {
     let mut pairs = Vec::new();
     let mut bytes = 0;
     for scan in scans {
-        let found = view.scan(scan)?;
+        let found = counted_scan(view, scan, load)?;
         bytes += found.iter().map(|pair| pair.key.len() + pair.value.len()).sum::<usize>();
         if bytes > SCAN_BYTES_MAX {
             return Err(flotilla_kv::Error::TooLarge { bytes_max: SCAN_BYTES_MAX }.into());

@@ -116,7 +116,8 @@ impl Peer {
                 return;
             }
             let at = LogId { index: Index(answer.index), term: Term(answer.term) };
-            AdminCommand::CommitMerge(CommitMerge { source, at, prepare: answer.prepare })
+            let time_ms = env.shared.clock.unix_ms();
+            AdminCommand::CommitMerge(CommitMerge { source, at, prepare: answer.prepare, time_ms })
         };
         self.propose_gathered(env);
         if self.node.propose(encode_admin(self.region.epoch, &command)).is_ok() {
@@ -238,6 +239,7 @@ impl Peer {
             ranges.take(region.id, region.space, &region.range);
         }
         self.region = std::sync::Arc::new(region);
+        self.load.reshape();
         self.merge.state = None;
         self.siblings.clear();
         self.refuse_gathered();
