@@ -11,6 +11,7 @@ use flotilla_proto::flotilla::store_service_client::StoreServiceClient;
 use flotilla_raftstore::wire::{StoreFrame, is_patient, merge_frames};
 use flotilla_region::StoreId;
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -157,6 +158,12 @@ fn frame_bytes(frame: &StoreFrame) -> usize {
     64 + frame.messages.len() * 128 + entries + heartbeats + frame.placement.len() * 1_024
 }
 
+/// Raft messages of a frame.
+fn messages(frame: &StoreFrame) -> usize {
+    let heartbeats = [&frame.heartbeats, &frame.heartbeat_responses];
+    frame.messages.len() + heartbeats.into_iter().flatten().map(|h| h.region_id.len()).sum::<usize>()
+}
+
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
@@ -253,8 +260,10 @@ async fn pump(
                 }
             }
         };
-        room.send(frame);
         inner.metrics.frames_sent.inc();
+        inner.metrics.messages_sent.inc_by(messages(&frame) as u64);
+        inner.metrics.frame_bytes_sent.inc_by(frame.encoded_len() as u64);
+        room.send(frame);
     }
 }
 
