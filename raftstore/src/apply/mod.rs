@@ -8,7 +8,7 @@ mod applier;
 mod install;
 mod merge;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::error::{RequestError, StoreError, readable};
 use crate::machine::Overlay;
 use crate::mailbox::{Mailbox, Turn};
 use crate::msg::{AdminDone, Applied, ApplyMsg, ApplyTask, Callers, Incarnation, Quota, RaftMsg, WriteDone};
-use crate::shared::{Counters, Shared};
+use crate::shared::{Counters, Shared, worker_of};
 use crate::state::{LogId, RegionState};
 use crate::time::Time;
 
@@ -32,7 +32,9 @@ use applier::Applier;
 pub(crate) struct ApplyWorker {
     number: usize,
     shared: Arc<Shared>,
-    mailbox: Mailbox<ApplyMsg>,
+    mailbox: Mailbox<Vec<ApplyMsg>>,
+    /// Taken from the mailbox, for later rounds.
+    waiting: VecDeque<ApplyMsg>,
     appliers: BTreeMap<RegionId, Applier>,
     round: Round,
 }
@@ -67,8 +69,15 @@ impl Reply {
 }
 
 impl ApplyWorker {
-    pub(crate) fn new(number: usize, shared: Arc<Shared>, mailbox: Mailbox<ApplyMsg>) -> Self {
-        Self { number, shared, mailbox, appliers: BTreeMap::new(), round: Round::default() }
+    pub(crate) fn new(number: usize, shared: Arc<Shared>, mailbox: Mailbox<Vec<ApplyMsg>>) -> Self {
+        Self {
+            number,
+            shared,
+            mailbox,
+            waiting: VecDeque::new(),
+            appliers: BTreeMap::new(),
+            round: Round::default(),
+        }
     }
 
     fn on_task(&mut self, task: ApplyTask) -> Result<(), StoreError> {
@@ -201,9 +210,7 @@ impl ApplyWorker {
         let round = std::mem::take(&mut self.round);
         self.publish_dirty(&round);
         round.replies.into_iter().for_each(Reply::send);
-        for applied in round.applied {
-            self.shared.links.raft_of(applied.region).send(RaftMsg::Applied(applied));
-        }
+        self.tell_applied(round.applied);
         for (region, _, incarnation) in round.destroyed {
             self.shared.links.raft_of(region).send(RaftMsg::Destroyed { region, incarnation });
         }
@@ -213,6 +220,24 @@ impl ApplyWorker {
         self.round.batch = round.batch;
         self.round.batch.clear();
         Ok(())
+    }
+
+    /// One message for each raft worker, however many regions took part.
+    fn tell_applied(&self, applied: Vec<Applied>) {
+        let raft = &self.shared.links.raft;
+        if let ([worker], false) = (&raft[..], applied.is_empty()) {
+            return worker.send(RaftMsg::Applied(applied));
+        }
+        let mut lists: Vec<Vec<Applied>> = Vec::new();
+        lists.resize_with(raft.len(), Vec::new);
+        for applied in applied {
+            lists[worker_of(applied.region, raft.len())].push(applied);
+        }
+        for (worker, list) in raft.iter().zip(lists) {
+            if !list.is_empty() {
+                worker.send(RaftMsg::Applied(list));
+            }
+        }
     }
 
     /// Lets the checkpointer know what the next flush of `data` will make durable.
@@ -265,7 +290,11 @@ impl ApplyWorker {
     fn bite(&mut self) -> Result<(), StoreError> {
         let bytes_max = self.shared.config.apply_batch_bytes_max;
         while self.round.batch.bytes() < bytes_max {
-            let Some(message) = self.mailbox.pop() else { break };
+            let Some(message) = self.waiting.pop_front() else {
+                let Some(messages) = self.mailbox.pop() else { break };
+                self.waiting.extend(messages);
+                continue;
+            };
             self.handle(message)?;
         }
         self.commit()
@@ -302,11 +331,11 @@ impl Turn for ApplyWorker {
             self.shared.fail(&error);
             return false;
         }
-        !self.mailbox.is_empty()
+        self.has_messages()
     }
 
     fn has_messages(&self) -> bool {
-        !self.mailbox.is_empty()
+        !self.waiting.is_empty() || !self.mailbox.is_empty()
     }
 
     fn deadline(&self) -> Time {
