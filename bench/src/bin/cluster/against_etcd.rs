@@ -1,5 +1,6 @@
 //! Puts and linearizable gets beside etcd: the same keys, sizes, clients and connections, on the same machine in the same
-//! run. The systems take turns under the load, several rounds; figures are medians of the rounds.
+//! run. The systems take turns under the load, several rounds; figures are medians of the rounds. Calls are unary, as
+//! etcd's are; beside them stands the stream of our protocol on which many clients share messages.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use flotilla_bench::options::Folder;
 use flotilla_bench::process::Usage;
 use flotilla_bench::report::{Report, median};
 
+use crate::client::Cluster;
 use crate::common::{Common, still};
 use crate::etcd::{self, Etcd};
 use crate::load::{self, Data, Op, Target, Uniform};
@@ -28,7 +30,7 @@ pub struct Args {
     /// Rounds [default: 3, quick 1]
     #[arg(long)]
     rounds: Option<usize>,
-    /// Keys of each system [default: 50000, quick 5000]
+    /// Keys of each system [default: 1000000, quick 5000]
     #[arg(long)]
     keys: Option<u64>,
     /// Bytes of a value
@@ -64,7 +66,7 @@ impl Contestant {
 pub async fn run(args: &Args) -> Result<(), String> {
     let common = &args.common;
     let mut report = common.report("etcd", "Puts and linearizable gets beside etcd", "clients");
-    let keys = args.keys.unwrap_or(common.options.pick(50_000, 5_000));
+    let keys = args.keys.unwrap_or(common.options.pick(1_000_000, 5_000));
     let rounds = args.rounds.unwrap_or(common.options.pick(3, 1)).max(1);
     let seconds = args.seconds.unwrap_or(common.options.pick(8, 2));
     let clients = common.options.pick_list(&args.clients, &[1, 64, 256], &[64]);
@@ -76,7 +78,8 @@ pub async fn run(args: &Args) -> Result<(), String> {
     let (stores, mut contestants) = ours(args, &folder, keys).await?;
     let peers = theirs(args, &folder, keys, &mut report).await?;
     contestants.extend(peers);
-    for contestant in &contestants {
+    // The third has the data of the second.
+    for contestant in contestants.iter().filter(|contestant| !contestant.name.ends_with("streams")) {
         match &contestant.target {
             Target::Flotilla(cluster) => load::fill(cluster, contestant.data).await?,
             etcd => load::fill_singly(etcd, contestant.data).await?,
@@ -101,13 +104,17 @@ async fn ours(args: &Args, folder: &Folder, keys: u64) -> Result<(Stores, Vec<Co
     let mut cuts = many.cuts(args.regions);
     cuts.push("s".into());
     stores.split(&cluster, &cuts).await?;
-    let new = |name: String, data: Data| {
+    let streamed = Cluster::connect_by(&stores.addresses, args.common.connections, true).await?;
+    streamed.reload().await?;
+    let new = |name: String, cluster: &Arc<Cluster>, data: Data| {
         let (target, pids) = (Target::Flotilla(cluster.clone()), stores.pids());
         Contestant { name, target, data, pids }
     };
+    let regions = args.regions;
     let contestants = vec![
-        new("flotilla, 1 region".to_string(), one),
-        new(format!("flotilla, {} regions", args.regions), many),
+        new("flotilla, 1 region".to_string(), &cluster, one),
+        new(format!("flotilla, {regions} regions"), &cluster, many),
+        new(format!("flotilla, {regions} regions, streams"), &Arc::new(streamed), many),
     ];
     Ok((stores, contestants))
 }

@@ -12,7 +12,7 @@ use flotilla_proto::errorpb;
 use flotilla_proto::flotilla::cluster_service_client::ClusterServiceClient;
 use flotilla_proto::flotilla::{AdminRequest, SplitKeys, admin_request};
 use flotilla_proto::kvrpcpb::{
-    self, Context, KvPair, RawBatchPutRequest, RawGetRequest, RawPutRequest, RawScanRequest,
+    Context, KvPair, RawBatchPutRequest, RawGetRequest, RawPutRequest, RawScanRequest,
 };
 use flotilla_proto::metapb;
 use flotilla_proto::pdpb::pd_client::PdClient;
@@ -22,6 +22,8 @@ use flotilla_proto::pdpb::{
 use flotilla_proto::tikvpb::tikv_client::TikvClient;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::link::{Answered, Asked, Link};
 
 /// How long one call may take on the wire.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -94,19 +96,6 @@ enum Failed {
     Refused(String),
 }
 
-/// Connections to one store, used in turn.
-struct Link {
-    clients: Vec<TikvClient<Channel>>,
-    next: AtomicUsize,
-}
-
-impl Link {
-    fn client(&self) -> TikvClient<Channel> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        self.clients[turn % self.clients.len()].clone()
-    }
-}
-
 #[derive(Default)]
 struct Table {
     /// By start key; ranges do not overlap.
@@ -121,6 +110,7 @@ pub struct Cluster {
     placement_turn: AtomicUsize,
     cluster_id: u64,
     connections: usize,
+    is_streamed: bool,
     table: RwLock<Table>,
 }
 
@@ -136,6 +126,18 @@ impl Cluster {
     /// # Errors
     /// A sentence, when none of the addresses answers.
     pub async fn connect(addresses: &[String], connections: usize) -> Result<Cluster, String> {
+        Self::connect_by(addresses, connections, false).await
+    }
+
+    /// The same; if `is_streamed`, requests of many clients share a stream on each connection.
+    ///
+    /// # Errors
+    /// As [`Cluster::connect`].
+    pub async fn connect_by(
+        addresses: &[String],
+        connections: usize,
+        is_streamed: bool,
+    ) -> Result<Cluster, String> {
         let (mut placement, mut operations) = (Vec::new(), Vec::new());
         for address in addresses {
             let channel = endpoint(address)?.connect_lazy();
@@ -155,6 +157,7 @@ impl Cluster {
             placement_turn: AtomicUsize::new(0),
             cluster_id: cluster_id?,
             connections: connections.max(1),
+            is_streamed,
             table: RwLock::default(),
         };
         cluster.reload().await?;
@@ -218,7 +221,7 @@ impl Cluster {
         for _ in 0..self.connections {
             clients.push(TikvClient::new(endpoint(&store.address)?.connect_lazy()));
         }
-        self.write().links.insert(store.id, Arc::new(Link { clients, next: AtomicUsize::new(0) }));
+        self.write().links.insert(store.id, Arc::new(Link::new(clients, self.is_streamed)));
         Ok(())
     }
 
@@ -375,58 +378,61 @@ impl Cluster {
         let Some(link) = link else {
             return Err(Failed::AskAgain("the leader's store is unknown".to_string()));
         };
-        let mut client = link.client();
         let context = Some(Context {
             region_id: route.region.id,
             region_epoch: route.region.region_epoch,
             peer: Some(route.leader),
             ..Default::default()
         });
-        let broken = |status: Status| Failed::AskAgain(status.to_string());
+        let answered = link.ask(asked(request, context)).await;
+        let answered = answered.map_err(|status| Failed::AskAgain(status.to_string()))?;
         let mut answer = Answer { value: None, pairs: 0, end: route.region.end_key.clone() };
-        match request {
-            Request::Put(key, value) => {
-                let put =
-                    RawPutRequest { context, key: key.clone(), value: value.clone(), ..Default::default() };
-                let reply = client.raw_put(put).await.map_err(broken)?.into_inner();
-                judge(reply.region_error, reply.error)?;
-            }
-            Request::BatchPut(pairs) => {
-                let pair = |(key, value): &(Bytes, Bytes)| KvPair {
-                    key: key.clone(),
-                    value: value.clone(),
-                    ..Default::default()
-                };
-                let put = RawBatchPutRequest {
-                    context,
-                    pairs: pairs.iter().map(pair).collect(),
-                    ..Default::default()
-                };
-                let reply = client.raw_batch_put(put).await.map_err(broken)?.into_inner();
+        match answered {
+            Answered::RawPut(reply) => judge(reply.region_error, reply.error)?,
+            Answered::RawBatchPut(reply) => {
                 if let Some(error) = reply.region_error.as_ref().filter(|e| e.key_not_in_region.is_some()) {
                     return Err(Failed::Refused(format!("{error:?}")));
                 }
                 judge(reply.region_error, reply.error)?;
             }
-            Request::Scan(start, limit) => {
-                let scan = RawScanRequest {
-                    context,
-                    start_key: start.clone(),
-                    limit: *limit as u32,
-                    ..Default::default()
-                };
-                let reply = client.raw_scan(scan).await.map_err(broken)?.into_inner();
+            Answered::RawScan(reply) => {
                 judge(reply.region_error, String::new())?;
                 answer.pairs = reply.kvs.len();
             }
-            Request::Get(key) => {
-                let get = RawGetRequest { context, key: key.clone(), ..Default::default() };
-                let reply: kvrpcpb::RawGetResponse = client.raw_get(get).await.map_err(broken)?.into_inner();
+            Answered::RawGet(reply) => {
                 judge(reply.region_error, reply.error)?;
                 answer.value = (!reply.not_found).then_some(reply.value);
             }
+            other => return Err(Failed::Refused(format!("another answer than was asked for: {other:?}"))),
         }
         Ok(answer)
+    }
+}
+
+fn asked(request: &Request, context: Option<Context>) -> Asked {
+    match request {
+        Request::Put(key, value) => Asked::RawPut(RawPutRequest {
+            context,
+            key: key.clone(),
+            value: value.clone(),
+            ..Default::default()
+        }),
+        Request::BatchPut(pairs) => {
+            let pair = |(key, value): &(Bytes, Bytes)| KvPair {
+                key: key.clone(),
+                value: value.clone(),
+                ..Default::default()
+            };
+            let pairs = pairs.iter().map(pair).collect();
+            Asked::RawBatchPut(RawBatchPutRequest { context, pairs, ..Default::default() })
+        }
+        Request::Scan(start, limit) => Asked::RawScan(RawScanRequest {
+            context,
+            start_key: start.clone(),
+            limit: *limit as u32,
+            ..Default::default()
+        }),
+        Request::Get(key) => Asked::RawGet(RawGetRequest { context, key: key.clone(), ..Default::default() }),
     }
 }
 

@@ -26,6 +26,9 @@ pub struct Common {
     /// Connections to each store
     #[arg(long, default_value_t = 4)]
     pub connections: usize,
+    /// Requests of many clients share a stream on each connection, instead of unary calls
+    #[arg(long)]
+    stream: bool,
 }
 
 impl Common {
@@ -84,7 +87,7 @@ impl Common {
         let config = folder.join("flotilla.toml");
         self.config(&config, keys)?;
         let stores = Stores::start(binary, folder, Some(&config)).await?;
-        let cluster = Cluster::connect(&stores.addresses, self.connections).await?;
+        let cluster = Cluster::connect_by(&stores.addresses, self.connections, self.stream).await?;
         Ok((stores, Arc::new(cluster)))
     }
 

@@ -14,6 +14,7 @@ mod common;
 mod disks;
 mod etcd;
 mod idle;
+mod link;
 mod load;
 mod outages;
 mod stores;

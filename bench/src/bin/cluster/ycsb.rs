@@ -253,6 +253,8 @@ pub async fn run(args: &Args) -> Result<(), String> {
         let ops = outcome.ops_per_s() * after.seconds(&before);
         report.add("all", kind.name(), "CPU of the stores", after.cpu_s(&before) * 1e6 / ops, "us/op");
         report.add("all", kind.name(), "syncs of the logs", after.syncs(&before) / ops, "per op");
+        let frames = after.growth(&before, "flotilla_frames_sent_total").unwrap_or_default();
+        report.add("all", kind.name(), "frames between stores", frames / ops, "per op");
     }
     stores.stop().await;
     common.options.write(&report)
