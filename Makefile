@@ -23,7 +23,7 @@ help:
 	@echo "            (DEMO_FLAGS=--exit ends it after the check; other flags: flotilla demo --help)"
 	@echo "make test   all tests"
 	@echo "make lint   formatting, clippy, docs"
-	@echo "make bench  three stores on loopback under load (BENCH_FLAGS=--help)"
+	@echo "make bench  the benchmarks; BENCH=NAME runs one (BENCH_FLAGS=--quick, --help)"
 	@echo "make env    the environment for plain cargo: eval \"\$$(make -s env)\""
 	@echo "The build goes to $(CARGO_TARGET_DIR) and survives a fresh clone."
 
@@ -60,6 +60,32 @@ lint: $(ROCKSDB)
 	@$(WITH_ENV) cargo clippy --locked --workspace --all-targets -- -D warnings
 	@$(WITH_ENV) RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 
+# One benchmark; results go to bench/results. Those of the first list drive three stores on loopback, those of the second
+# have stores or engines in their own process.
+CLUSTER_BENCHES = ycsb etcd idle failover restart slowdisk amplification changes
+PROCESS_BENCHES = groups engine
+
+ifneq ($(filter $(BENCH),$(CLUSTER_BENCHES)),)
 bench: build
 	@$(WITH_ENV) cargo build --locked --release --package flotilla-bench --bin cluster
-	@$(CARGO_TARGET_DIR)/release/cluster --spawn --flotilla $(CARGO_TARGET_DIR)/release/flotilla $(BENCH_FLAGS)
+ifeq ($(BENCH),slowdisk)
+	@$(WITH_ENV) cargo build --locked --release --package flotilla-tests --features planted --bin flotilla-planted
+endif
+	@$(CARGO_TARGET_DIR)/release/cluster $(BENCH) $(BENCH_FLAGS)
+else ifneq ($(filter $(BENCH),$(PROCESS_BENCHES)),)
+bench: $(ROCKSDB)
+	@$(WITH_ENV) cargo bench --locked --package flotilla-bench --bench in_process -- $(BENCH) $(BENCH_FLAGS)
+else
+bench:
+	@echo "make bench BENCH=NAME [BENCH_FLAGS=--quick]; bench/results/README.md shows results"
+	@echo "  ycsb           YCSB A to F, pure puts, gets and scans                    4 minutes"
+	@echo "  etcd           puts and linearizable gets beside etcd                    10 minutes"
+	@echo "  engine         entries logged and applied without Raft: the limit        3 minutes"
+	@echo "  groups         replicated writes in one process by active regions        5 minutes"
+	@echo "  idle           regions at rest: CPU, messages, bytes, memory             5 minutes"
+	@echo "  failover       kill -9 of a store that leads thousands of regions        8 minutes"
+	@echo "  restart        from the start of a store, and of all, to service         10 minutes"
+	@echo "  slowdisk       one disk of three with slow syncs                         3 minutes"
+	@echo "  amplification  bytes to disks for each byte of clients, syncs            4 minutes"
+	@echo "  changes        what clients see of splits, merges and transfers          2 minutes"
+endif

@@ -4,19 +4,19 @@
 //! Invariant: tasks are written in the order in which they were sent, so a parent's commit index that covers a split
 //! is never behind the child's first entries (rule W6).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::wire::pb;
 use flotilla_engine::WriteBatch;
-use flotilla_region::{Index, StoreId, keys};
+use flotilla_region::{Index, PeerId, RegionId, StoreId, keys};
 
 use crate::error::StoreError;
-use crate::mailbox::{Mailbox, Turn};
-use crate::msg::{LogMsg, LogTask, Outgoing, RaftMsg};
+use crate::mailbox::{Address, Mailbox, Turn};
+use crate::msg::{LogMsg, LogTask, Outgoing, Persisted, RaftMsg};
 use crate::outbox::raft_message;
-use crate::shared::{Counters, Shared};
+use crate::shared::{Counters, Shared, worker_of};
 use crate::state::{encode_entry, encode_hard_state};
 use crate::time::Time;
 use crate::transport::Transport;
@@ -36,7 +36,14 @@ pub(crate) struct LogWriter {
     mailbox: Mailbox<LogMsg>,
     batch: WriteBatch,
     value: Vec<u8>,
+    /// Of the present batch, in the order in which they were sent.
     tasks: Vec<LogTask>,
+    /// Of the present batch, as they are written: region, peer, place in `tasks`.
+    order: Vec<(RegionId, PeerId, usize)>,
+    /// For later batches.
+    waiting: VecDeque<LogTask>,
+    /// The next batch ends with this.
+    barrier: Option<Box<dyn FnOnce() + Send>>,
     /// Number of the batch; part of every batch, so that rot can be told from a torn tail.
     round: u64,
     synced_round: u64,
@@ -51,36 +58,51 @@ impl LogWriter {
         mailbox: Mailbox<LogMsg>,
         round: u64,
     ) -> Self {
-        let (batch, value, tasks) = (WriteBatch::new(), Vec::new(), Vec::new());
-        Self { shared, transport, mailbox, batch, value, tasks, round, synced_round: 0, seal_at: None }
+        Self {
+            shared,
+            transport,
+            mailbox,
+            batch: WriteBatch::new(),
+            value: Vec::new(),
+            tasks: Vec::new(),
+            order: Vec::new(),
+            waiting: VecDeque::new(),
+            barrier: None,
+            round,
+            synced_round: 0,
+            seal_at: None,
+        }
     }
 
-    fn collect(&mut self) -> Vec<Box<dyn FnOnce() + Send>> {
-        let mut barriers = Vec::new();
+    /// Takes the tasks of the next batch. True if everything up to the barrier is among them.
+    fn collect(&mut self) -> bool {
         let bytes_max = self.shared.config.log_batch_bytes_max;
         let mut bytes = 0;
         while bytes < bytes_max {
-            match self.mailbox.pop() {
-                Some(LogMsg::Task(task)) => {
-                    bytes += TASK_BYTES + task.entries.iter().map(|e| e.data.len()).sum::<usize>();
-                    self.tasks.push(task);
+            if let Some(task) = self.waiting.pop_front() {
+                bytes += TASK_BYTES + task.entries.iter().map(|e| e.data.len()).sum::<usize>();
+                self.tasks.push(task);
+            } else if self.barrier.is_some() {
+                return true;
+            } else {
+                match self.mailbox.pop() {
+                    Some(LogMsg::Tasks(tasks)) => self.waiting.extend(tasks),
+                    Some(LogMsg::Barrier(done)) => self.barrier = Some(done),
+                    None => break,
                 }
-                Some(LogMsg::Barrier(done)) => {
-                    barriers.push(done);
-                    break;
-                }
-                None => break,
             }
         }
-        barriers
+        self.barrier.is_some() && self.waiting.is_empty()
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
         // A memtable takes neighbours faster than strangers. Tasks of one region keep their order, and the batch is
         // all or nothing.
-        self.tasks.sort_by_key(|task| (task.region, task.peer));
-        for task in &self.tasks {
-            encode_task(&mut self.batch, &mut self.value, task);
+        self.order.clear();
+        self.order.extend(self.tasks.iter().enumerate().map(|(n, task)| (task.region, task.peer, n)));
+        self.order.sort_unstable();
+        for (_, _, n) in &self.order {
+            encode_task(&mut self.batch, &mut self.value, &self.tasks[*n]);
         }
         if !self.batch.is_empty() {
             self.round += 1;
@@ -125,12 +147,18 @@ impl LogWriter {
         for (to, frame) in frames {
             self.transport.send(to, frame);
         }
+        let raft = &self.shared.links.raft;
+        let mut persisted: Vec<Vec<Persisted>> = Vec::new();
+        persisted.resize_with(raft.len(), Vec::new);
         for task in self.tasks.drain(..) {
-            let worker = self.shared.links.raft_of(task.region);
-            if let Some((descriptor, applied)) = task.installed {
-                let (region, incarnation) = (task.region, task.incarnation);
+            let (region, incarnation) = (task.region, task.incarnation);
+            let worker = worker_of(region, raft.len());
+            if let Some(installed) = task.installed {
+                let (descriptor, applied) = *installed;
                 let swallowed = task.swallowed;
-                worker.send(RaftMsg::SnapshotInstalled {
+                // What the peer was told before stays before.
+                tell_persisted(&raft[worker], &mut persisted[worker]);
+                raft[worker].send(RaftMsg::SnapshotInstalled {
                     region,
                     incarnation,
                     descriptor,
@@ -139,10 +167,18 @@ impl LogWriter {
                 });
             }
             if !task.responses.is_empty() {
-                let (region, incarnation, responses) = (task.region, task.incarnation, task.responses);
-                worker.send(RaftMsg::Persisted { region, incarnation, responses });
+                persisted[worker].push(Persisted { region, incarnation, responses: task.responses });
             }
         }
+        for (worker, list) in raft.iter().zip(&mut persisted) {
+            tell_persisted(worker, list);
+        }
+    }
+}
+
+fn tell_persisted(worker: &Address<RaftMsg>, list: &mut Vec<Persisted>) {
+    if !list.is_empty() {
+        worker.send(RaftMsg::Persisted(std::mem::take(list)));
     }
 }
 
@@ -196,7 +232,7 @@ impl Turn for LogWriter {
         if self.shared.has_failed() {
             return false;
         }
-        let barriers = self.collect();
+        let reaches_barrier = self.collect();
         if !self.tasks.is_empty() {
             if let Err(error) = self.commit() {
                 self.tasks.clear();
@@ -206,19 +242,21 @@ impl Turn for LogWriter {
             self.release();
             self.seal_at = (self.synced_round == self.round).then(|| now.plus_ms(SEAL_MS));
         }
-        let ends = !barriers.is_empty() && self.seal_at.is_some();
+        let ends = reaches_barrier && self.seal_at.is_some();
         if (ends || self.seal_at.is_some_and(|at| now >= at))
             && let Err(error) = self.seal()
         {
             self.shared.fail(&error);
             return false;
         }
-        barriers.into_iter().for_each(|done| done());
-        !self.mailbox.is_empty()
+        if reaches_barrier && let Some(done) = self.barrier.take() {
+            done();
+        }
+        self.has_messages()
     }
 
     fn has_messages(&self) -> bool {
-        !self.mailbox.is_empty()
+        !self.waiting.is_empty() || self.barrier.is_some() || !self.mailbox.is_empty()
     }
 
     fn deadline(&self) -> Time {

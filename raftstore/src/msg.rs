@@ -151,10 +151,10 @@ pub(crate) enum RaftMsg {
     Read(ReadRequest),
     /// Change the region itself.
     Admin(AdminRequest),
-    /// The log writer finished a task; `responses` are for the peer itself.
-    Persisted { region: RegionId, incarnation: Incarnation, responses: Vec<Message> },
-    /// The apply worker finished a task.
-    Applied(Applied),
+    /// The log writer finished tasks.
+    Persisted(Vec<Persisted>),
+    /// The apply worker finished tasks.
+    Applied(Vec<Applied>),
     /// A snapshot was received in full.
     SnapshotReceived(Box<ReceivedSnapshot>),
     /// The outcome of a snapshot sent by this peer to `to`.
@@ -199,6 +199,14 @@ pub(crate) enum RaftMsg {
     ShedLeaders,
 }
 
+/// A task of a peer is durable.
+pub(crate) struct Persisted {
+    pub region: RegionId,
+    pub incarnation: Incarnation,
+    /// To the peer itself.
+    pub responses: Vec<Message>,
+}
+
 /// A child of a split on its way to its worker.
 #[derive(Debug)]
 pub(crate) struct CreatePeer {
@@ -237,10 +245,9 @@ pub struct PeerStatus {
 }
 
 /// To the log writer.
-#[allow(clippy::large_enum_variant, reason = "nearly all are tasks; a box for each would cost more")]
 pub(crate) enum LogMsg {
-    /// Write, sync, then release.
-    Task(LogTask),
+    /// Write, sync, then release: what a turn has, in order.
+    Tasks(Vec<LogTask>),
     /// The store stops: finish and say so.
     Barrier(Box<dyn FnOnce() + Send>),
 }
@@ -267,7 +274,7 @@ pub(crate) struct LogTask {
     /// To the peer itself.
     pub responses: Vec<Message>,
     /// After everything: the snapshot that this task completes.
-    pub installed: Option<(Region, LogId)>,
+    pub installed: Option<Box<(Region, LogId)>>,
     /// Regions whose place that snapshot took.
     pub swallowed: Vec<(RegionId, PeerId)>,
 }

@@ -130,23 +130,18 @@ impl Quarantine {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.closing.is_none()) else { return };
         entry.closing = Some(incarnation);
         let peer = entry.peers.first().copied().unwrap_or_default();
-        let worker = env.shared.links.apply_of(id).clone();
         let epoch = match &entry.region {
             Some(region) => {
                 // Whoever removes a region has to know its range.
                 let (region, applied) = (region.clone(), LogId::default());
-                worker.send(ApplyMsg::Register {
-                    region: region.clone(),
-                    peer,
-                    incarnation,
-                    applied,
-                    merge: None,
-                });
+                let register =
+                    ApplyMsg::Register { region: region.clone(), peer, incarnation, applied, merge: None };
+                env.apply(id, register);
                 region.epoch
             }
             None => epoch,
         };
-        worker.send(ApplyMsg::Destroy { region: id, peer, incarnation, epoch, merged: None });
+        env.apply(id, ApplyMsg::Destroy { region: id, peer, incarnation, epoch, merged: None });
     }
 
     /// The removal is written. Returns the peers whose logs may go once that is durable.
@@ -171,8 +166,7 @@ impl Quarantine {
                             entry.region = Some(Arc::new(region));
                         } else {
                             let create = CreatePeer { region, campaign: false };
-                            let worker = env.shared.links.raft_of(create.region.id);
-                            worker.send(RaftMsg::Create(Box::new(create)));
+                            env.tell(create.region.id, RaftMsg::Create(Box::new(create)));
                         }
                     }
                 }
@@ -189,7 +183,7 @@ impl Quarantine {
                     entry.region = Some(Arc::new(region));
                     if let Some(peer) = source.peer_on(env.shared.origin.store) {
                         let gone = RaftMsg::Merged { region: source.id, peer: peer.id };
-                        env.shared.links.raft_of(source.id).send(gone);
+                        env.tell(source.id, gone);
                     }
                 }
                 Effect::MembershipRefused { .. } | Effect::Expecting { .. } | Effect::RolledBack => {}
@@ -204,14 +198,15 @@ impl Quarantine {
         if !self.has(*source) {
             return;
         }
-        let worker = env.shared.links.raft_of(*target);
-        let mut ranges = env.shared.ranges.lock();
         if commit.is_some() {
-            ranges.doom(*source, *target);
+            env.shared.ranges.lock().doom(*source, *target);
             let damage = Damage::Record("source of a merge");
-            worker.send(RaftMsg::Damaged { region: *target, peer: PeerId::ZERO, damage });
-        } else if ranges.is_doomed(*source, *target) {
-            worker.send(RaftMsg::Retired { target: *target, source: *source });
+            env.tell(*target, RaftMsg::Damaged { region: *target, peer: PeerId::ZERO, damage });
+            return;
+        }
+        let is_doomed = env.shared.ranges.lock().is_doomed(*source, *target);
+        if is_doomed {
+            env.tell(*target, RaftMsg::Retired { target: *target, source: *source });
         }
     }
 

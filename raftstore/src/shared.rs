@@ -32,7 +32,7 @@ pub type FatalHook = Arc<dyn Fn(&StoreError) + Send + Sync>;
 #[derive(Clone)]
 pub(crate) struct Links {
     pub raft: Vec<Address<RaftMsg>>,
-    pub apply: Vec<Address<ApplyMsg>>,
+    pub apply: Vec<Address<Vec<ApplyMsg>>>,
     pub log: Address<LogMsg>,
     pub snapshot: Address<SnapshotMsg>,
     pub placement: Address<PlacementMsg>,
@@ -43,11 +43,6 @@ impl Links {
     /// The raft worker that owns a region.
     pub(crate) fn raft_of(&self, region: RegionId) -> &Address<RaftMsg> {
         &self.raft[worker_of(region, self.raft.len())]
-    }
-
-    /// The apply worker that owns a region.
-    pub(crate) fn apply_of(&self, region: RegionId) -> &Address<ApplyMsg> {
-        &self.apply[worker_of(region, self.apply.len())]
     }
 }
 

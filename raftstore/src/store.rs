@@ -263,6 +263,9 @@ impl Store {
 
     fn spread_messages(&self, messages: Vec<pb::RaftMessage>) {
         let workers = &self.shared.links.raft;
+        if let ([worker], false) = (&workers[..], messages.is_empty()) {
+            return worker.send(RaftMsg::Network(messages));
+        }
         let mut lists: Vec<Vec<pb::RaftMessage>> = Vec::new();
         lists.resize_with(workers.len(), Vec::new);
         for message in messages {
@@ -413,7 +416,7 @@ impl Store {
 struct Mailboxes {
     links: Links,
     raft: Vec<Mailbox<RaftMsg>>,
-    apply: Vec<Mailbox<ApplyMsg>>,
+    apply: Vec<Mailbox<Vec<ApplyMsg>>>,
     log: Mailbox<LogMsg>,
     snapshot: Mailbox<SnapshotMsg>,
     placement: Mailbox<PlacementMsg>,

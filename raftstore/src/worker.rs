@@ -15,13 +15,13 @@ use crate::admin::merge::MergeState;
 use crate::admin::split::INIT_LOG;
 use crate::error::{Damage, RequestError, StoreError};
 use crate::mailbox::{Mailbox, Turn};
-use crate::msg::{ApplyMsg, CreatePeer, Incarnation, LogMsg, LogTask, RaftMsg, ReceivedSnapshot};
+use crate::msg::{Applied, ApplyMsg, CreatePeer, Incarnation, LogMsg, LogTask, RaftMsg, ReceivedSnapshot};
 use crate::outbox::{Outbox, raft_message};
 use crate::peer::log::PeerLog;
 use crate::peer::{NewPeer, Peer, Phase};
 use crate::placement::PlacementMsg;
 use crate::quarantine::{Bad, Quarantine};
-use crate::shared::Shared;
+use crate::shared::{Shared, worker_of};
 use crate::state::{LogId, RegionState};
 use crate::time::Time;
 use crate::wire::{self, HeartbeatCell};
@@ -37,20 +37,56 @@ pub(crate) struct Env {
     pub outbox: Outbox,
     /// Time of the turn.
     pub now: Time,
+    /// What the turn has for the log writer, in order.
+    log_tasks: Vec<LogTask>,
+    /// What it has for each apply worker, in order.
+    apply_messages: Vec<Vec<ApplyMsg>>,
     number: u64,
     incarnations: u64,
 }
 
 impl Env {
     pub(crate) fn new(shared: Arc<Shared>, outbox: Outbox, number: u64) -> Self {
-        Self { shared, outbox, now: Time::default(), number, incarnations: 0 }
+        let mut apply_messages = Vec::new();
+        apply_messages.resize_with(shared.links.apply.len(), Vec::new);
+        let (now, log_tasks) = (Time::default(), Vec::new());
+        Self { shared, outbox, now, log_tasks, apply_messages, number, incarnations: 0 }
+    }
+
+    /// Has the log writer write a task, after all earlier ones.
+    pub(crate) fn log(&mut self, task: LogTask) {
+        self.log_tasks.push(task);
+    }
+
+    /// Gives a message to the apply worker of a region, after all earlier ones and what `log` was given before.
+    pub(crate) fn apply(&mut self, region: RegionId, message: ApplyMsg) {
+        self.apply_messages[worker_of(region, self.shared.links.apply.len())].push(message);
+    }
+
+    /// Tells the raft worker of another region something, after everything that log writer and apply workers were given
+    /// before: what the other region does next may build on it (rule W6).
+    pub(crate) fn tell(&mut self, region: RegionId, message: RaftMsg) {
+        self.hand_over();
+        self.shared.links.raft_of(region).send(message);
+    }
+
+    /// Hands over what the turn has for the log writer and the apply workers: one message and one wake-up each, however
+    /// many regions took part. The log writer comes first, for apply workers give it tasks too.
+    pub(crate) fn hand_over(&mut self) {
+        if !self.log_tasks.is_empty() {
+            self.shared.links.log.send(LogMsg::Tasks(std::mem::take(&mut self.log_tasks)));
+        }
+        for (worker, messages) in self.shared.links.apply.iter().zip(&mut self.apply_messages) {
+            if !messages.is_empty() {
+                worker.send(std::mem::take(messages));
+            }
+        }
     }
 
     /// Sends a message to a peer, which may live on this store.
     pub(crate) fn post(&mut self, to: StoreId, message: pb::RaftMessage) {
         if to == self.shared.origin.store {
-            let worker = self.shared.links.raft_of(RegionId(message.region_id));
-            worker.send(RaftMsg::Network(vec![message]));
+            self.tell(RegionId(message.region_id), RaftMsg::Network(vec![message]));
         } else {
             self.outbox.push(to, message);
         }
@@ -127,6 +163,7 @@ impl RaftWorker {
             let _ = peer.node.campaign();
         }
         self.insert(peer);
+        self.env.hand_over();
         Ok(())
     }
 
@@ -160,15 +197,12 @@ impl RaftWorker {
                     None => (request.done)(Err(RequestError::RegionNotFound(region))),
                 }
             }
-            RaftMsg::Persisted { region, incarnation, responses } => {
-                if let Some((peer, _)) = self.touch_life(region, incarnation) {
-                    peer.on_persisted(responses);
+            RaftMsg::Persisted(list) => list.into_iter().for_each(|persisted| {
+                if let Some((peer, _)) = self.touch_life(persisted.region, persisted.incarnation) {
+                    peer.on_persisted(persisted.responses);
                 }
-            }
-            RaftMsg::Applied(applied) => match self.touch_life(applied.region, applied.incarnation) {
-                Some((peer, env)) => peer.on_applied(applied, env),
-                None => self.quarantine.on_applied(applied, &mut self.env),
-            },
+            }),
+            RaftMsg::Applied(list) => list.into_iter().for_each(|applied| self.on_applied(applied)),
             RaftMsg::SnapshotInstalled { region, incarnation, descriptor, applied, swallowed } => {
                 if let Some((peer, env)) = self.touch_life(region, incarnation) {
                     peer.on_snapshot_installed(descriptor, applied, &swallowed, env);
@@ -181,6 +215,13 @@ impl RaftWorker {
                 }
             }
             other => self.handle_rare(other),
+        }
+    }
+
+    fn on_applied(&mut self, applied: Applied) {
+        match self.touch_life(applied.region, applied.incarnation) {
+            Some((peer, env)) => peer.on_applied(applied, env),
+            None => self.quarantine.on_applied(applied, &mut self.env),
         }
     }
 
@@ -294,11 +335,17 @@ impl RaftWorker {
             }
             return;
         }
-        match self.peers.get(&region).map(|p| (p.info().id, p.region.epoch.conf_ver)) {
-            Some((here, _)) if here == to.id => self.deliver(region, from, epoch, raft),
+        let conf_ver_here = match self.peers.get_mut(&region) {
+            Some(peer) if peer.info().id == to.id => {
+                peer.touch(&mut self.touched);
+                return deliver(peer, from, epoch, raft, &mut self.env);
+            }
+            other => other.map(|peer| peer.region.epoch.conf_ver),
+        };
+        match conf_ver_here {
             // The peer here was removed and another one added in its place. Ids come from windows of many stores, so
             // that their order says nothing; the membership's version does.
-            Some((_, conf_ver)) if conf_ver < epoch.conf_ver => self.close(region),
+            Some(conf_ver) if conf_ver < epoch.conf_ver => self.close(region),
             Some(_) => {}
             None if self.quarantine.has(region) => {
                 self.quarantine.on_message(region, to, epoch, &mut self.env);
@@ -306,29 +353,6 @@ impl RaftWorker {
             None if self.answer_for_merged(region, from, to) => {}
             None => self.maybe_create(region, from, to, epoch, raft),
         }
-    }
-
-    fn deliver(&mut self, region: RegionId, from: PeerInfo, epoch: RegionEpoch, raft: pb::RaftMessage) {
-        let Some((peer, env)) = self.touch(region) else { return };
-        let stranger = peer.region.peer(from.id).is_none() && epoch.conf_ver < peer.region.epoch.conf_ver;
-        if stranger && peer.phase != Phase::Uninitialised {
-            // It was removed and does not know: it would campaign for ever (trap T20).
-            let mut answer = raft_message(&peer.region, peer.info(), from, None, false);
-            answer.is_tombstone = true;
-            env.outbox.push(from.store, answer);
-            return;
-        }
-        let range = KeyRange { start: raft.start_key, end: raft.end_key };
-        let Some(message) = raft.message.and_then(wire::message_from_wire) else { return };
-        if peer.phase == Phase::Uninitialised && !is_vote(message.kind) {
-            let space = if raft.meta_space { Space::Meta } else { Space::User };
-            if !env.shared.ranges.lock().obstacles(space, &range, region).is_empty() {
-                // The range is still another region's here: a split on its way will bring this peer to life. Answering
-                // an append would only ask for a needless snapshot.
-                return;
-            }
-        }
-        peer.step(from.store, message, env);
     }
 
     /// A message for a region that is not here: a new replica of it, unless this store knows better.
@@ -353,7 +377,11 @@ impl RaftWorker {
             return;
         }
         match self.create_uninitialised(region, space, epoch, to) {
-            Ok(true) => self.deliver(region, from, epoch, raft),
+            Ok(true) => {
+                if let Some((peer, env)) = self.touch(region) {
+                    deliver(peer, from, epoch, raft, env);
+                }
+            }
             Ok(false) => {}
             Err(error) => self.on_damaged_record(region, None, to.id, error),
         }
@@ -530,7 +558,7 @@ impl RaftWorker {
             && let Some(peer) = self.peers.remove(&region)
         {
             let forget = ApplyMsg::Forget { region, incarnation: peer.incarnation };
-            self.env.shared.links.apply_of(region).send(forget);
+            self.env.apply(region, forget);
             self.env.shared.links.placement.send(PlacementMsg::NotLed(region));
         }
         self.quarantine.on_merged(region, &self.env);
@@ -546,7 +574,7 @@ impl RaftWorker {
         if is_tombstone && self.dead.remove(&(region, peer_id)) {
             // The tombstone is durable: nothing will ask for this log again.
             let task = LogTask { region, peer: peer_id, clear: true, ..LogTask::default() };
-            self.env.shared.links.log.send(LogMsg::Task(task));
+            self.env.log(task);
         } else if let Some((peer, env)) = self.touch(region).filter(|(p, _)| p.info().id == peer_id) {
             peer.on_durable(at, env);
         }
@@ -653,6 +681,30 @@ impl RaftWorker {
     }
 }
 
+/// A message for a peer that is here.
+fn deliver(peer: &mut Peer, from: PeerInfo, epoch: RegionEpoch, raft: pb::RaftMessage, env: &mut Env) {
+    let region = peer.id();
+    let stranger = peer.region.peer(from.id).is_none() && epoch.conf_ver < peer.region.epoch.conf_ver;
+    if stranger && peer.phase != Phase::Uninitialised {
+        // It was removed and does not know: it would campaign for ever (trap T20).
+        let mut answer = raft_message(&peer.region, peer.info(), from, None, false);
+        answer.is_tombstone = true;
+        env.outbox.push(from.store, answer);
+        return;
+    }
+    let range = KeyRange { start: raft.start_key, end: raft.end_key };
+    let Some(message) = raft.message.and_then(wire::message_from_wire) else { return };
+    if peer.phase == Phase::Uninitialised && !is_vote(message.kind) {
+        let space = if raft.meta_space { Space::Meta } else { Space::User };
+        if !env.shared.ranges.lock().obstacles(space, &range, region).is_empty() {
+            // The range is still another region's here: a split on its way will bring this peer to life. Answering
+            // an append would only ask for a needless snapshot.
+            return;
+        }
+    }
+    peer.step(from.store, message, env);
+}
+
 fn is_vote(kind: MessageKind) -> bool {
     matches!(kind, MessageKind::Vote | MessageKind::PreVote)
 }
@@ -678,6 +730,7 @@ impl Turn for RaftWorker {
         }
         self.drive_touched();
         self.env.outbox.flush(now);
+        self.env.hand_over();
         !self.mailbox.is_empty()
     }
 

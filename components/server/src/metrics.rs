@@ -16,6 +16,10 @@ pub struct Metrics {
     pub frames_dropped: prometheus::IntCounter,
     /// Frames handed to the network.
     pub frames_sent: prometheus::IntCounter,
+    /// Raft messages in them, a heartbeat of a region counting as one.
+    pub messages_sent: prometheus::IntCounter,
+    /// Bytes of them.
+    pub frame_bytes_sent: prometheus::IntCounter,
     /// Frames taken from the network.
     pub frames_received: prometheus::IntCounter,
     /// Connections to other stores.
@@ -60,6 +64,14 @@ impl Metrics {
                 "Frames dropped because a queue was full.",
             ),
             frames_sent: counter("flotilla_frames_sent_total", "Frames sent to other stores."),
+            messages_sent: counter(
+                "flotilla_messages_sent_total",
+                "Raft messages sent to other stores, a heartbeat of a region counting as one.",
+            ),
+            frame_bytes_sent: counter(
+                "flotilla_frame_bytes_sent_total",
+                "Bytes of frames sent to other stores.",
+            ),
             frames_received: counter("flotilla_frames_received_total", "Frames received from other stores."),
             registry,
             seconds,

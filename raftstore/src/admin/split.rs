@@ -76,7 +76,7 @@ impl Peer {
                 self.region = std::sync::Arc::new(region.clone());
             } else {
                 let create = CreatePeer { region: region.clone(), campaign: led };
-                env.shared.links.raft_of(region.id).send(RaftMsg::Create(Box::new(create)));
+                env.tell(region.id, RaftMsg::Create(Box::new(create)));
             }
         }
         self.siblings = regions.iter().filter(|r| r.id != self.region.id).cloned().collect();

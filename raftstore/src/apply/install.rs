@@ -70,7 +70,7 @@ impl ApplyWorker {
         self.shared.dirty.lock().insert((region.id, peer), applied);
         let region = Arc::new(region);
         self.appliers.insert(region.id, Applier::new(region, peer, incarnation, applied, merge));
-        self.shared.links.log.send(LogMsg::Task(log));
+        self.shared.links.log.send(LogMsg::Tasks(vec![log]));
         Ok(())
     }
 

@@ -8,7 +8,7 @@ mod applier;
 mod install;
 mod merge;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::history::{self, RegionEvent};
 use crate::machine::Overlay;
 use crate::mailbox::{Mailbox, Turn};
 use crate::msg::{AdminDone, Applied, ApplyMsg, ApplyTask, Callers, Incarnation, Quota, RaftMsg, WriteDone};
-use crate::shared::{Counters, Shared};
+use crate::shared::{Counters, Shared, worker_of};
 use crate::state::{LogId, RegionState};
 use crate::time::Time;
 
@@ -33,7 +33,9 @@ use applier::Applier;
 pub(crate) struct ApplyWorker {
     number: usize,
     shared: Arc<Shared>,
-    mailbox: Mailbox<ApplyMsg>,
+    mailbox: Mailbox<Vec<ApplyMsg>>,
+    /// Taken from the mailbox, for later rounds.
+    waiting: VecDeque<ApplyMsg>,
     appliers: BTreeMap<RegionId, Applier>,
     round: Round,
 }
@@ -68,8 +70,15 @@ impl Reply {
 }
 
 impl ApplyWorker {
-    pub(crate) fn new(number: usize, shared: Arc<Shared>, mailbox: Mailbox<ApplyMsg>) -> Self {
-        Self { number, shared, mailbox, appliers: BTreeMap::new(), round: Round::default() }
+    pub(crate) fn new(number: usize, shared: Arc<Shared>, mailbox: Mailbox<Vec<ApplyMsg>>) -> Self {
+        Self {
+            number,
+            shared,
+            mailbox,
+            waiting: VecDeque::new(),
+            appliers: BTreeMap::new(),
+            round: Round::default(),
+        }
     }
 
     fn on_task(&mut self, task: ApplyTask) -> Result<(), StoreError> {
@@ -203,9 +212,7 @@ impl ApplyWorker {
         let round = std::mem::take(&mut self.round);
         self.publish_dirty(&round);
         round.replies.into_iter().for_each(Reply::send);
-        for applied in round.applied {
-            self.shared.links.raft_of(applied.region).send(RaftMsg::Applied(applied));
-        }
+        self.tell_applied(round.applied);
         for (region, _, incarnation) in round.destroyed {
             self.shared.links.raft_of(region).send(RaftMsg::Destroyed { region, incarnation });
         }
@@ -215,6 +222,24 @@ impl ApplyWorker {
         self.round.batch = round.batch;
         self.round.batch.clear();
         Ok(())
+    }
+
+    /// One message for each raft worker, however many regions took part.
+    fn tell_applied(&self, applied: Vec<Applied>) {
+        let raft = &self.shared.links.raft;
+        if let ([worker], false) = (&raft[..], applied.is_empty()) {
+            return worker.send(RaftMsg::Applied(applied));
+        }
+        let mut lists: Vec<Vec<Applied>> = Vec::new();
+        lists.resize_with(raft.len(), Vec::new);
+        for applied in applied {
+            lists[worker_of(applied.region, raft.len())].push(applied);
+        }
+        for (worker, list) in raft.iter().zip(lists) {
+            if !list.is_empty() {
+                worker.send(RaftMsg::Applied(list));
+            }
+        }
     }
 
     /// Lets the checkpointer know what the next flush of `data` will make durable.
@@ -267,7 +292,11 @@ impl ApplyWorker {
     fn bite(&mut self) -> Result<(), StoreError> {
         let bytes_max = self.shared.config.apply_batch_bytes_max;
         while self.round.batch.bytes() < bytes_max {
-            let Some(message) = self.mailbox.pop() else { break };
+            let Some(message) = self.waiting.pop_front() else {
+                let Some(messages) = self.mailbox.pop() else { break };
+                self.waiting.extend(messages);
+                continue;
+            };
             self.handle(message)?;
         }
         self.commit()
@@ -316,11 +345,11 @@ impl Turn for ApplyWorker {
             self.shared.fail(&error);
             return false;
         }
-        !self.mailbox.is_empty()
+        self.has_messages()
     }
 
     fn has_messages(&self) -> bool {
-        !self.mailbox.is_empty()
+        !self.waiting.is_empty() || !self.mailbox.is_empty()
     }
 
     fn deadline(&self) -> Time {

@@ -3,7 +3,7 @@
 use flotilla_region::Index;
 
 use super::{Peer, Phase};
-use crate::msg::{LogMsg, LogTask};
+use crate::msg::LogTask;
 use crate::state::LogId;
 use crate::worker::Env;
 
@@ -57,13 +57,13 @@ impl Peer {
         }
         let Some((base, delete_from)) = self.node.storage_mut().truncate(Index(to)) else { return };
         self.gc.base = base.index;
-        env.shared.links.log.send(LogMsg::Task(LogTask {
+        env.log(LogTask {
             region: self.id(),
             peer: self.me.id,
             incarnation: self.incarnation,
             base: Some(base),
             delete_from,
             ..LogTask::default()
-        }));
+        });
     }
 }

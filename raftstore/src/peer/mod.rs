@@ -23,7 +23,7 @@ use crate::admin::merge::{Merge, MergeState};
 use crate::config::StoreConfig;
 use crate::error::{Damage, RequestError, StoreError};
 use crate::load::RegionLoad;
-use crate::msg::{ApplyMsg, Incarnation, LogMsg, ReceivedSnapshot, RegionContext};
+use crate::msg::{ApplyMsg, Incarnation, ReceivedSnapshot, RegionContext};
 use crate::state::LogId;
 use crate::time::Time;
 use crate::worker::Env;
@@ -126,7 +126,7 @@ impl Peer {
         let initialised = !region.peers.is_empty();
         if let Some(mut mend) = loaded.mend {
             mend.incarnation = incarnation;
-            env.shared.links.log.send(LogMsg::Task(mend));
+            env.log(mend);
         }
         if initialised {
             let register = ApplyMsg::Register {
@@ -136,7 +136,7 @@ impl Peer {
                 applied,
                 merge: merge.clone(),
             };
-            env.shared.links.apply_of(region.id).send(register);
+            env.apply(region.id, register);
         }
         let election_ms = env.shared.config.election_ms();
         let seed = env.shared.config.seed ^ region.id.0.rotate_left(32);
@@ -327,13 +327,7 @@ impl Peer {
         let epoch = self.region.epoch;
         self.abandon_sources(env);
         let merged = self.told();
-        env.shared.links.apply_of(region).send(ApplyMsg::Destroy {
-            region,
-            peer,
-            incarnation,
-            epoch,
-            merged,
-        });
+        env.apply(region, ApplyMsg::Destroy { region, peer, incarnation, epoch, merged });
     }
 }
 

@@ -7,7 +7,7 @@ use flotilla_region::{PeerId, StoreId};
 
 use super::{Peer, Phase};
 use crate::error::{Damage, RequestError};
-use crate::msg::{Applied, Effect, InstallSnapshot, LogMsg, LogTask, Outgoing, ReceivedSnapshot};
+use crate::msg::{Applied, Effect, InstallSnapshot, LogTask, Outgoing, ReceivedSnapshot};
 use crate::shared::Counters;
 use crate::snapshot::SnapshotMsg;
 use crate::state::LogId;
@@ -186,7 +186,7 @@ impl Peer {
         };
         match message.snapshot {
             Some(snapshot) => self.install(*snapshot, task, env),
-            None => env.shared.links.log.send(LogMsg::Task(task)),
+            None => env.log(task),
         }
     }
 
@@ -205,13 +205,13 @@ impl Peer {
     /// Logs the commit index if that was put off.
     pub(crate) fn log_commit(&mut self, env: &mut Env) {
         let Some(hard_state) = self.unlogged_commit.take() else { return };
-        env.shared.links.log.send(LogMsg::Task(LogTask {
+        env.log(LogTask {
             region: self.region.id,
             peer: self.me.id,
             incarnation: self.incarnation,
             hard_state: Some(hard_state),
             ..LogTask::default()
-        }));
+        });
     }
 
     /// Starts the installation of a snapshot that the core accepted (rule W7). Until it is done the core's Ready is
@@ -233,7 +233,7 @@ impl Peer {
         self.unlogged_commit = None;
         log.base = Some(at);
         log.delete_from = at.index.next();
-        log.installed = Some((received.descriptor.clone(), at));
+        log.installed = Some(Box::new((received.descriptor.clone(), at)));
         let install = InstallSnapshot {
             region: received.descriptor,
             peer: self.me.id,

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
-use serde::Serialize;
+use flotilla_bench::latency::Latencies;
+use flotilla_bench::report::Report;
 use tokio::task::JoinHandle;
 
 use crate::client::{Cluster, Request};
-use crate::load::{self, Data, Outcome, Plan};
+use crate::common::{Common, still};
+use crate::load::{self, Data, Op, Outcome, Plan, Target, Uniform};
 use crate::stores::Stores;
 
 /// Probes begin so long before a change, and end so long after it.
@@ -21,30 +22,38 @@ const AROUND: Duration = Duration::from_millis(300);
 /// A change that is refused is tried again so often.
 const TRIES: usize = 50;
 
+/// What clients see of splits, merges and leadership transfers under load.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    common: Common,
+    /// Clients, each with one operation under way
+    #[arg(long, default_value_t = 64)]
+    clients: usize,
+    /// Seconds of changes under load [default: 40, quick 8]
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Keys
+    #[arg(long, default_value_t = 40_000)]
+    keys: u64,
+    /// Regions to begin with
+    #[arg(long, default_value_t = 12)]
+    regions: u64,
+}
+
 /// Gaps of all changes of one kind.
-#[derive(Debug, Serialize)]
-pub struct Gaps {
-    /// Changes.
-    count: u64,
-    /// Median gap in milliseconds.
-    p50_ms: f64,
-    /// 99th percentile.
-    p99_ms: f64,
-    /// The longest.
-    max_ms: f64,
-    /// Median time until the command was answered, in milliseconds.
-    command_p50_ms: f64,
+#[derive(Default)]
+struct Gaps {
+    /// Slowest probe around each change.
+    gaps: Latencies,
+    /// Time until each command was answered.
+    commands: Latencies,
     /// Times that a change was refused and tried again.
     refused: u64,
-    #[serde(skip)]
-    gaps: Histogram<u64>,
-    #[serde(skip)]
-    commands: Histogram<u64>,
 }
 
 /// What was found.
-#[derive(Debug, Serialize)]
-pub struct Changes {
+struct Changes {
     load: Outcome,
     /// Probes without a change, for comparison.
     nothing: Gaps,
@@ -54,70 +63,62 @@ pub struct Changes {
 }
 
 impl Gaps {
-    fn new() -> Self {
-        let histogram = || Histogram::new_with_bounds(1, 120_000_000, 3).expect("the bounds are in order");
-        let (gaps, commands) = (histogram(), histogram());
-        Self {
-            count: 0,
-            p50_ms: 0.0,
-            p99_ms: 0.0,
-            max_ms: 0.0,
-            command_p50_ms: 0.0,
-            refused: 0,
-            gaps,
-            commands,
-        }
-    }
-
-    fn sum_up(mut self) -> Self {
-        let ms = |us: u64| us as f64 / 1_000.0;
-        self.count = self.gaps.len();
-        self.p50_ms = ms(self.gaps.value_at_quantile(0.50));
-        self.p99_ms = ms(self.gaps.value_at_quantile(0.99));
-        self.max_ms = ms(self.gaps.max());
-        self.command_p50_ms = ms(self.commands.value_at_quantile(0.50));
-        self
-    }
-
-    /// One line for people.
-    fn line(&self, name: &str) -> String {
-        format!(
-            "{name:<9} {:>4} times  gap p50 {:.1} ms  p99 {:.1} ms  max {:.1} ms  command p50 {:.0} ms  {} refused",
-            self.count, self.p50_ms, self.p99_ms, self.max_ms, self.command_p50_ms, self.refused
-        )
+    fn report(&self, name: &str, report: &mut Report) {
+        report.add("gap p50", name, "longest write", self.gaps.quantile_ms(0.5), "ms");
+        report.add("gap p99", name, "longest write", self.gaps.quantile_ms(0.99), "ms");
+        report.add("command p50", name, "longest write", self.commands.quantile_ms(0.5), "ms");
+        report.add("done", name, "changes", self.gaps.count() as f64, "");
+        report.add("refused and tried again", name, "changes", self.refused as f64, "");
     }
 }
 
-impl Changes {
-    /// One line for each kind.
-    pub fn lines(&self) -> Vec<String> {
-        let kinds = [
-            ("nothing", &self.nothing),
-            ("split", &self.split),
-            ("merge", &self.merge),
-            ("transfer", &self.transfer),
-        ];
-        kinds.into_iter().map(|(name, gaps)| gaps.line(name)).collect()
-    }
-
-    /// Whether every operation of the load succeeded.
-    pub fn is_clean(&self) -> bool {
-        self.load.errors == 0
-    }
+/// Runs it.
+///
+/// # Errors
+/// A sentence.
+pub async fn run(args: &Args) -> Result<(), String> {
+    let common = &args.common;
+    let data = Data::new(args.keys, 256);
+    let title = "The longest time for which keys on either side of a border could not be written";
+    let mut report = common.report("changes", title, "change");
+    report.setting("clients", args.clients);
+    report.setting("keys", args.keys);
+    report.setting("regions", args.regions);
+    let folder = common.options.folder()?;
+    let (stores, cluster) = common.start(folder.path(), &still()).await?;
+    stores.split(&cluster, &data.cuts(args.regions)).await?;
+    load::fill(&cluster, data).await?;
+    cluster.reload().await?;
+    let plan = common.plan(args.clients, args.seconds.unwrap_or(common.options.pick(40, 8)));
+    let changes = change_under_load(&stores, &cluster, data, plan).await?;
+    stores.stop().await;
+    changes.load.check()?;
+    let kinds = [
+        ("nothing", &changes.nothing),
+        ("split", &changes.split),
+        ("merge", &changes.merge),
+        ("transfer", &changes.transfer),
+    ];
+    kinds.into_iter().for_each(|(name, gaps)| gaps.report(name, &mut report));
+    report.add("all", "all changes", "throughput of the load", changes.load.ops_per_s(), "puts/s");
+    report.add_latencies("the load", "all changes", &changes.load.all());
+    common.options.write(&report)
 }
 
 /// Changes regions for as long as the load of `plan` runs.
-///
-/// # Errors
-/// A change or a probe that failed for good.
-pub async fn run(stores: &Stores, cluster: &Arc<Cluster>, data: Data, plan: Plan) -> Result<Changes, String> {
+async fn change_under_load(
+    stores: &Stores,
+    cluster: &Arc<Cluster>,
+    data: Data,
+    plan: Plan,
+) -> Result<Changes, String> {
     let load: JoinHandle<Outcome> = {
-        let cluster = cluster.clone();
-        tokio::spawn(async move { load::run(&cluster, data, plan).await })
+        let target = Target::Flotilla(cluster.clone());
+        tokio::spawn(async move { load::run(&target, Arc::new(Uniform::new(data, Op::Put)), plan).await })
     };
     tokio::time::sleep(plan.warmup).await;
-    let (mut nothing, mut split) = (Gaps::new(), Gaps::new());
-    let (mut merge, mut transfer) = (Gaps::new(), Gaps::new());
+    let (mut nothing, mut split) = (Gaps::default(), Gaps::default());
+    let (mut merge, mut transfer) = (Gaps::default(), Gaps::default());
     for round in 0_u64.. {
         if load.is_finished() {
             break;
@@ -157,13 +158,7 @@ pub async fn run(stores: &Stores, cluster: &Arc<Cluster>, data: Data, plan: Plan
         probed(cluster, data, keys, &mut transfer, hand_over).await?;
     }
     let load = load.await.map_err(|error| error.to_string())?;
-    Ok(Changes {
-        load,
-        nothing: nothing.sum_up(),
-        split: split.sum_up(),
-        merge: merge.sum_up(),
-        transfer: transfer.sum_up(),
-    })
+    Ok(Changes { load, nothing, split, merge, transfer })
 }
 
 /// Numbers of the first key of a region and of the first one after it.
@@ -196,7 +191,7 @@ async fn probed(
         let started = Instant::now();
         outcome = change().await;
         if outcome.is_ok() {
-            gaps.commands.saturating_record(started.elapsed().as_micros() as u64);
+            gaps.commands.record(started.elapsed());
             break;
         }
         gaps.refused += 1;
@@ -208,7 +203,7 @@ async fn probed(
     for probe in probes {
         longest = longest.max(probe.await.map_err(|error| error.to_string())??);
     }
-    gaps.gaps.saturating_record(longest.as_micros() as u64);
+    gaps.gaps.record(longest);
     outcome
 }
 

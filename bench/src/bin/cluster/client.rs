@@ -9,7 +9,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flotilla_proto::errorpb;
-use flotilla_proto::kvrpcpb::{self, Context, KvPair, RawBatchPutRequest, RawGetRequest, RawPutRequest};
+use flotilla_proto::flotilla::cluster_service_client::ClusterServiceClient;
+use flotilla_proto::flotilla::{AdminRequest, SplitKeys, admin_request};
+use flotilla_proto::kvrpcpb::{
+    Context, KvPair, RawBatchPutRequest, RawGetRequest, RawPutRequest, RawScanRequest,
+};
 use flotilla_proto::metapb;
 use flotilla_proto::pdpb::pd_client::PdClient;
 use flotilla_proto::pdpb::{
@@ -19,6 +23,8 @@ use flotilla_proto::tikvpb::tikv_client::TikvClient;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::link::{Answered, Asked, Link};
+
 /// How long one call may take on the wire.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one operation is tried again.
@@ -26,6 +32,8 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause before the second try; doubles up to the maximum.
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
+/// Regions of a large cluster come in one answer.
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
 /// One operation on one region.
 #[derive(Clone, Debug)]
@@ -36,13 +44,15 @@ pub enum Request {
     Get(Bytes),
     /// Writes pairs that lie in one region, as far as the client knows.
     BatchPut(Vec<(Bytes, Bytes)>),
+    /// Reads so many pairs from a key on, within its region.
+    Scan(Bytes, usize),
 }
 
 impl Request {
     /// The key that decides the region.
     fn key(&self) -> &Bytes {
         match self {
-            Request::Put(key, _) | Request::Get(key) => key,
+            Request::Put(key, _) | Request::Get(key) | Request::Scan(key, _) => key,
             Request::BatchPut(pairs) => &pairs[0].0,
         }
     }
@@ -53,6 +63,8 @@ impl Request {
 pub struct Done {
     /// The value read; `None` after a write, or where there is none.
     pub value: Option<Bytes>,
+    /// Pairs that a scan found.
+    pub pairs: usize,
     /// Tries before the one that succeeded.
     pub retries: u64,
 }
@@ -66,6 +78,14 @@ pub struct Route {
     pub leader: metapb::Peer,
 }
 
+/// What a store answered.
+struct Answer {
+    value: Option<Bytes>,
+    pairs: usize,
+    /// End of the region that answered.
+    end: Bytes,
+}
+
 /// Why a try failed, by what to do next.
 enum Failed {
     /// The store named another leader.
@@ -74,19 +94,6 @@ enum Failed {
     AskAgain(String),
     /// No further try helps.
     Refused(String),
-}
-
-/// Connections to one store, used in turn.
-struct Link {
-    clients: Vec<TikvClient<Channel>>,
-    next: AtomicUsize,
-}
-
-impl Link {
-    fn client(&self) -> TikvClient<Channel> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        self.clients[turn % self.clients.len()].clone()
-    }
 }
 
 #[derive(Default)]
@@ -99,9 +106,11 @@ struct Table {
 /// The cluster as one load generator sees it. Shared by all its clients.
 pub struct Cluster {
     placement: Vec<PdClient<Channel>>,
+    operations: Vec<ClusterServiceClient<Channel>>,
     placement_turn: AtomicUsize,
     cluster_id: u64,
     connections: usize,
+    is_streamed: bool,
     table: RwLock<Table>,
 }
 
@@ -117,9 +126,23 @@ impl Cluster {
     /// # Errors
     /// A sentence, when none of the addresses answers.
     pub async fn connect(addresses: &[String], connections: usize) -> Result<Cluster, String> {
-        let mut placement = Vec::new();
+        Self::connect_by(addresses, connections, false).await
+    }
+
+    /// The same; if `is_streamed`, requests of many clients share a stream on each connection.
+    ///
+    /// # Errors
+    /// As [`Cluster::connect`].
+    pub async fn connect_by(
+        addresses: &[String],
+        connections: usize,
+        is_streamed: bool,
+    ) -> Result<Cluster, String> {
+        let (mut placement, mut operations) = (Vec::new(), Vec::new());
         for address in addresses {
-            placement.push(PdClient::new(endpoint(address)?.connect_lazy()));
+            let channel = endpoint(address)?.connect_lazy();
+            operations.push(ClusterServiceClient::new(channel.clone()));
+            placement.push(PdClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX));
         }
         let mut cluster_id = Err("no address given".to_string());
         for client in &mut placement {
@@ -130,9 +153,11 @@ impl Cluster {
         }
         let cluster = Cluster {
             placement,
+            operations,
             placement_turn: AtomicUsize::new(0),
             cluster_id: cluster_id?,
             connections: connections.max(1),
+            is_streamed,
             table: RwLock::default(),
         };
         cluster.reload().await?;
@@ -196,7 +221,7 @@ impl Cluster {
         for _ in 0..self.connections {
             clients.push(TikvClient::new(endpoint(&store.address)?.connect_lazy()));
         }
-        self.write().links.insert(store.id, Arc::new(Link { clients, next: AtomicUsize::new(0) }));
+        self.write().links.insert(store.id, Arc::new(Link::new(clients, self.is_streamed)));
         Ok(())
     }
 
@@ -231,18 +256,62 @@ impl Cluster {
         Ok(())
     }
 
+    /// Cuts a region at `keys`, and learns its parts.
+    ///
+    /// # Errors
+    /// A sentence: why it was refused, which may pass.
+    pub async fn split(&self, route: &Route, keys: Vec<Bytes>) -> Result<(), String> {
+        let command = Some(admin_request::Command::Split(SplitKeys { keys }));
+        let request = AdminRequest { region_id: route.region.id, command, forwarded: false };
+        let turn = self.placement_turn.load(Ordering::Relaxed) % self.operations.len();
+        let reply = self.operations[turn].clone().admin(request).await;
+        let reply = reply.map_err(|status| self.placement_failed(&status))?.into_inner();
+        if !reply.error.is_empty() {
+            return Err(reply.error);
+        }
+        let mut table = self.write();
+        for region in reply.regions {
+            // The parts are led where the whole was.
+            let leader = region.peers.iter().find(|peer| peer.store_id == route.leader.store_id).copied();
+            insert(&mut table.routes, region, leader.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Reads `limit` pairs from `start` on, region by region.
+    ///
+    /// # Errors
+    /// As [`Cluster::call`].
+    pub async fn scan(&self, start: &Bytes, limit: usize) -> Result<Done, String> {
+        let (mut at, mut done) = (start.clone(), Done { value: None, pairs: 0, retries: 0 });
+        loop {
+            let (answer, retries) = self.answer(&Request::Scan(at, limit - done.pairs)).await?;
+            done.pairs += answer.pairs;
+            done.retries += retries;
+            if done.pairs >= limit || answer.end.is_empty() {
+                return Ok(done);
+            }
+            at = answer.end;
+        }
+    }
+
     /// Carries out one operation, trying again after whatever the answers teach.
     ///
     /// # Errors
     /// A sentence: the last refusal, after the time for an operation has passed.
     pub async fn call(&self, request: &Request) -> Result<Done, String> {
+        let (answer, retries) = self.answer(request).await?;
+        Ok(Done { value: answer.value, pairs: answer.pairs, retries })
+    }
+
+    async fn answer(&self, request: &Request) -> Result<(Answer, u64), String> {
         let started = Instant::now();
         let (mut retries, mut pause) = (0, PAUSE_MIN);
         loop {
             let route = self.route(request.key());
             let failed = match &route {
                 Some(route) => match self.attempt(route, request).await {
-                    Ok(value) => return Ok(Done { value, retries }),
+                    Ok(answer) => return Ok((answer, retries)),
                     Err(failed) => failed,
                 },
                 None => Failed::AskAgain("no region known".to_string()),
@@ -269,63 +338,115 @@ impl Cluster {
         }
     }
 
+    /// Writes as soon as the region has a leader, asking those of its peers in turn that are not on `dead`, which is
+    /// how a client finds a new leader before placement has heard of it.
+    ///
+    /// # Errors
+    /// A sentence: nobody took it in time.
+    pub async fn write_past(
+        &self,
+        route: &Route,
+        dead: u64,
+        put: &Request,
+        pause: Duration,
+    ) -> Result<(), String> {
+        let started = Instant::now();
+        let living: Vec<_> =
+            route.region.peers.iter().filter(|peer| peer.store_id != dead).copied().collect();
+        let mut route = route.clone();
+        for turn in 0.. {
+            match self.attempt(&route, put).await {
+                Ok(_) => return Ok(()),
+                Err(Failed::Refused(reason)) => return Err(reason),
+                Err(Failed::OtherLeader(leader)) if leader.store_id != dead => route.leader = leader,
+                Err(_) => {
+                    route.leader =
+                        *living.get(turn % living.len().max(1)).ok_or("a region without another peer")?;
+                    tokio::time::sleep(pause).await;
+                }
+            }
+            if started.elapsed() > OPERATION_TIMEOUT {
+                break;
+            }
+        }
+        Err(format!("region {} takes no writes", route.region.id))
+    }
+
     /// One try on the leader of `route`.
-    async fn attempt(&self, route: &Route, request: &Request) -> Result<Option<Bytes>, Failed> {
+    async fn attempt(&self, route: &Route, request: &Request) -> Result<Answer, Failed> {
         let link = self.read().links.get(&route.leader.store_id).cloned();
         let Some(link) = link else {
             return Err(Failed::AskAgain("the leader's store is unknown".to_string()));
         };
-        let mut client = link.client();
         let context = Some(Context {
             region_id: route.region.id,
             region_epoch: route.region.region_epoch,
             peer: Some(route.leader),
             ..Default::default()
         });
-        let broken = |status: Status| Failed::AskAgain(status.to_string());
-        match request {
-            Request::Put(key, value) => {
-                let put =
-                    RawPutRequest { context, key: key.clone(), value: value.clone(), ..Default::default() };
-                let reply = client.raw_put(put).await.map_err(broken)?.into_inner();
-                judge(reply.region_error, reply.error).map(|()| None)
-            }
-            Request::BatchPut(pairs) => {
-                let pair = |(key, value): &(Bytes, Bytes)| KvPair {
-                    key: key.clone(),
-                    value: value.clone(),
-                    ..Default::default()
-                };
-                let put = RawBatchPutRequest {
-                    context,
-                    pairs: pairs.iter().map(pair).collect(),
-                    ..Default::default()
-                };
-                let reply = client.raw_batch_put(put).await.map_err(broken)?.into_inner();
+        let answered = link.ask(asked(request, context)).await;
+        let answered = answered.map_err(|status| Failed::AskAgain(status.to_string()))?;
+        let mut answer = Answer { value: None, pairs: 0, end: route.region.end_key.clone() };
+        match answered {
+            Answered::RawPut(reply) => judge(reply.region_error, reply.error)?,
+            Answered::RawBatchPut(reply) => {
                 if let Some(error) = reply.region_error.as_ref().filter(|e| e.key_not_in_region.is_some()) {
                     return Err(Failed::Refused(format!("{error:?}")));
                 }
-                judge(reply.region_error, reply.error).map(|()| None)
-            }
-            Request::Get(key) => {
-                let get = RawGetRequest { context, key: key.clone(), ..Default::default() };
-                let reply: kvrpcpb::RawGetResponse = client.raw_get(get).await.map_err(broken)?.into_inner();
                 judge(reply.region_error, reply.error)?;
-                Ok((!reply.not_found).then_some(reply.value))
             }
+            Answered::RawScan(reply) => {
+                judge(reply.region_error, String::new())?;
+                answer.pairs = reply.kvs.len();
+            }
+            Answered::RawGet(reply) => {
+                judge(reply.region_error, reply.error)?;
+                answer.value = (!reply.not_found).then_some(reply.value);
+            }
+            other => return Err(Failed::Refused(format!("another answer than was asked for: {other:?}"))),
         }
+        Ok(answer)
+    }
+}
+
+fn asked(request: &Request, context: Option<Context>) -> Asked {
+    match request {
+        Request::Put(key, value) => Asked::RawPut(RawPutRequest {
+            context,
+            key: key.clone(),
+            value: value.clone(),
+            ..Default::default()
+        }),
+        Request::BatchPut(pairs) => {
+            let pair = |(key, value): &(Bytes, Bytes)| KvPair {
+                key: key.clone(),
+                value: value.clone(),
+                ..Default::default()
+            };
+            let pairs = pairs.iter().map(pair).collect();
+            Asked::RawBatchPut(RawBatchPutRequest { context, pairs, ..Default::default() })
+        }
+        Request::Scan(start, limit) => Asked::RawScan(RawScanRequest {
+            context,
+            start_key: start.clone(),
+            limit: *limit as u32,
+            ..Default::default()
+        }),
+        Request::Get(key) => Asked::RawGet(RawGetRequest { context, key: key.clone(), ..Default::default() }),
     }
 }
 
 /// Puts a region into the table in place of whatever overlaps it.
 fn insert(routes: &mut BTreeMap<Bytes, Arc<Route>>, region: metapb::Region, leader: metapb::Peer) {
     let (start, end) = (region.start_key.clone(), region.end_key.clone());
-    routes.retain(|_, known| {
-        let (known_start, known_end) = (&known.region.start_key, &known.region.end_key);
-        let before = !known_end.is_empty() && *known_end <= start;
-        let after = !end.is_empty() && end <= *known_start;
-        before || after
-    });
+    let before = routes.range::<Bytes, _>((Bound::Unbounded, Bound::Excluded(&start))).next_back();
+    let reaches_in =
+        before.filter(|(_, known)| known.region.end_key.is_empty() || known.region.end_key > start);
+    let mut overlapping: Vec<Bytes> = reaches_in.map(|(key, _)| key.clone()).into_iter().collect();
+    let inside = routes.range::<Bytes, _>((Bound::Included(&start), Bound::Unbounded));
+    let inside = inside.map(|(key, _)| key).take_while(|key| end.is_empty() || **key < end);
+    overlapping.extend(inside.cloned());
+    overlapping.iter().for_each(|key| drop(routes.remove(key)));
     routes.insert(start, Arc::new(Route { region, leader }));
 }
 

@@ -1,24 +1,26 @@
-//! The load: closed-loop clients, each with one operation under way, uniformly over a fixed set of keys.
+//! The load: closed-loop clients, each with one operation under way.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::ValueEnum;
-use hdrhistogram::Histogram;
-use serde::Serialize;
+use flotilla_bench::latency::Latencies;
 use tokio::task::JoinSet;
 
-use crate::client::{Cluster, Request};
+use crate::client::{Cluster, Done, Request};
+use crate::etcd::Etcd;
 
 /// Pairs in one request while the keys are filled in.
 const FILL_BATCH: usize = 64;
 /// Batches under way while the keys are filled in.
 const FILL_CLIENTS: usize = 8;
+/// Writes under way while a system without batches is filled.
+const FILL_WRITERS: usize = 256;
 
-/// What clients do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+/// What clients of a plain load do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Op {
     /// Overwrites a key.
     Put,
@@ -27,43 +29,63 @@ pub enum Op {
 }
 
 /// Keys and values.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub struct Data {
+    /// First letter of the keys.
+    pub prefix: char,
     /// Number of keys; each has 16 bytes.
     pub keys: u64,
     /// Bytes of a value.
     pub value_bytes: usize,
 }
 
+/// Where values are cut from: bytes that do not compress.
+#[derive(Clone, Debug)]
+pub struct Noise(Bytes);
+
+impl Noise {
+    /// A value of so many bytes.
+    pub fn value(&self, value_bytes: usize, random: &mut Random) -> Bytes {
+        let at = random.below(4096) as usize;
+        self.0.slice(at..at + value_bytes)
+    }
+}
+
 impl Data {
+    /// Keys that begin with `k`.
+    pub fn new(keys: u64, value_bytes: usize) -> Data {
+        Data { prefix: 'k', keys, value_bytes }
+    }
+
     /// The key with this number; keys are in the order of their numbers.
     pub fn key(self, number: u64) -> Bytes {
-        Bytes::from(format!("k{number:015}"))
+        Bytes::from(format!("{}{number:015}", self.prefix))
     }
 
-    /// A buffer that values are cut from, of bytes that do not compress.
-    fn noise(self) -> Bytes {
+    /// Bytes for its values.
+    pub fn noise(self) -> Noise {
         let mut random = Random::new(7);
         let words = (self.value_bytes + 4096) / 8 + 1;
-        Bytes::from((0..words).flat_map(|_| random.next().to_le_bytes()).collect::<Vec<u8>>())
+        Noise(Bytes::from((0..words).flat_map(|_| random.next().to_le_bytes()).collect::<Vec<u8>>()))
     }
 
-    /// A value cut from `noise`.
-    fn value(self, noise: &Bytes, random: &mut Random) -> Bytes {
-        let at = random.below(4096) as usize;
-        noise.slice(at..at + self.value_bytes)
+    /// Keys that cut the data into `parts` parts of the same size.
+    pub fn cuts(self, parts: u64) -> Vec<Bytes> {
+        (1..parts).map(|part| self.key(self.keys * part / parts)).collect()
     }
 }
 
 /// splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn new(seed: u64) -> Random {
+    /// The sequence of a seed.
+    pub fn new(seed: u64) -> Random {
         Random(seed)
     }
 
-    fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -71,31 +93,133 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
+    }
+
+    /// A number of `[0, 1)`.
+    pub fn share(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+/// What a client does next.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Writes a pair.
+    Put(Bytes, Bytes),
+    /// Writes the key with this number, which does not exist.
+    Insert(u64, Bytes, Bytes),
+    /// Reads a key, whose value must have so many bytes.
+    Get(Bytes, usize),
+    /// Reads so many pairs from a key on.
+    Scan(Bytes, usize),
+    /// Reads a key and writes it anew.
+    Modify(Bytes, Bytes),
+    /// Writes pairs that should lie in one region.
+    BatchPut(Vec<(Bytes, Bytes)>),
+}
+
+/// What clients do.
+pub trait Workload: Send + Sync + 'static {
+    /// The next action, and what it is counted as.
+    fn next(&self, random: &mut Random) -> (&'static str, Action);
+
+    /// The key with this number was inserted.
+    fn on_inserted(&self, _number: u64) {}
+}
+
+/// One kind of operation, uniformly over the keys.
+pub struct Uniform {
+    data: Data,
+    noise: Noise,
+    op: Op,
+}
+
+impl Uniform {
+    /// Over the keys of `data`.
+    pub fn new(data: Data, op: Op) -> Uniform {
+        Uniform { data, noise: data.noise(), op }
+    }
+}
+
+impl Workload for Uniform {
+    fn next(&self, random: &mut Random) -> (&'static str, Action) {
+        let key = self.data.key(random.below(self.data.keys));
+        match self.op {
+            Op::Put => ("put", Action::Put(key, self.noise.value(self.data.value_bytes, random))),
+            Op::Get => ("get", Action::Get(key, self.data.value_bytes)),
+        }
+    }
+}
+
+/// The system under load.
+#[derive(Clone)]
+pub enum Target {
+    /// Ours.
+    Flotilla(Arc<Cluster>),
+    /// A peer.
+    Etcd(Arc<Etcd>),
+}
+
+impl Target {
+    /// Carries out an action. Returns the tries beyond the first.
+    async fn carry_out(&self, action: Action) -> Result<u64, String> {
+        match (self, action) {
+            (Target::Flotilla(cluster), action) => on_flotilla(cluster, action).await,
+            (Target::Etcd(etcd), Action::Put(key, value)) => etcd.put(key, value).await.map(|()| 0),
+            (Target::Etcd(etcd), Action::Get(key, value_bytes)) => {
+                check_length(etcd.get(key).await?, value_bytes).map(|()| 0)
+            }
+            (Target::Etcd(_), _) => Err("this load is made of puts and gets only".into()),
+        }
+    }
+}
+
+async fn on_flotilla(cluster: &Cluster, action: Action) -> Result<u64, String> {
+    let done: Done = match action {
+        Action::Put(key, value) | Action::Insert(_, key, value) => {
+            cluster.call(&Request::Put(key, value)).await?
+        }
+        Action::BatchPut(pairs) => cluster.call(&Request::BatchPut(pairs)).await?,
+        Action::Get(key, value_bytes) => {
+            let done = cluster.call(&Request::Get(key)).await?;
+            check_length(done.value.clone(), value_bytes)?;
+            done
+        }
+        Action::Scan(start, limit) => {
+            let done = cluster.scan(&start, limit).await?;
+            if done.pairs == 0 {
+                return Err("a scan found nothing".into());
+            }
+            done
+        }
+        Action::Modify(key, value) => {
+            let read = cluster.call(&Request::Get(key.clone())).await?;
+            check_length(read.value, value.len())?;
+            let done = cluster.call(&Request::Put(key, value)).await?;
+            Done { retries: done.retries + read.retries, ..done }
+        }
+    };
+    Ok(done.retries)
+}
+
+fn check_length(value: Option<Bytes>, wanted: usize) -> Result<(), String> {
+    match value.map(|value| value.len()) {
+        Some(length) if length == wanted => Ok(()),
+        length => Err(format!("read a value of {length:?} bytes")),
     }
 }
 
 /// One measured run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// What the clients did.
-    pub op: Op,
-    /// Clients at the same time.
-    pub clients: usize,
     /// Measured time, warm-up aside.
     pub seconds: f64,
-    /// Operations that began and succeeded in it.
-    pub ops: u64,
-    /// Operations per second.
-    pub ops_per_s: f64,
-    /// Median latency in microseconds, retries included.
-    pub p50_us: u64,
-    /// 99th percentile.
-    pub p99_us: u64,
-    /// The slowest.
-    pub max_us: u64,
-    /// Operations given up, or gets that found nothing or a value of another length.
+    /// Operations that began and succeeded in it, by kind; retries are part of a latency.
+    pub kinds: BTreeMap<&'static str, Latencies>,
+    /// Operations given up, or reads that found nothing or a value of another length.
     pub errors: u64,
     /// Tries beyond the first.
     pub retries: u64,
@@ -103,18 +227,33 @@ pub struct Outcome {
     pub error_example: Option<String>,
 }
 
-/// What one client counted.
-struct Tally {
-    latencies: Histogram<u64>,
-    errors: u64,
-    retries: u64,
-    error_example: Option<String>,
-}
+impl Outcome {
+    /// Latencies of all kinds together.
+    pub fn all(&self) -> Latencies {
+        let mut all = Latencies::default();
+        self.kinds.values().for_each(|kind| all.add(kind));
+        all
+    }
 
-impl Tally {
-    fn new() -> Tally {
-        let latencies = Histogram::new_with_bounds(1, 120_000_000, 3).expect("the bounds are in order");
-        Tally { latencies, errors: 0, retries: 0, error_example: None }
+    /// Operations.
+    pub fn ops(&self) -> u64 {
+        self.kinds.values().map(Latencies::count).sum()
+    }
+
+    /// Operations a second.
+    pub fn ops_per_s(&self) -> f64 {
+        if self.seconds > 0.0 { self.ops() as f64 / self.seconds } else { 0.0 }
+    }
+
+    /// Errors as a sentence.
+    ///
+    /// # Errors
+    /// There were some.
+    pub fn check(&self) -> Result<(), String> {
+        match &self.error_example {
+            None => Ok(()),
+            Some(example) => Err(format!("{} operations failed, one of them: {example}", self.errors)),
+        }
     }
 
     fn fail(&mut self, reason: String) {
@@ -122,19 +261,19 @@ impl Tally {
         self.error_example.get_or_insert(reason);
     }
 
-    fn merge(&mut self, other: Tally) {
-        self.latencies.add(&other.latencies).expect("all tallies have the same bounds");
+    fn merge(&mut self, other: Outcome) {
+        for (kind, latencies) in other.kinds {
+            self.kinds.entry(kind).or_default().add(&latencies);
+        }
         self.errors += other.errors;
         self.retries += other.retries;
         self.error_example = self.error_example.take().or(other.error_example);
     }
 }
 
-/// Which operation, how many clients, how long.
+/// How many clients, how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// What the clients do.
-    pub op: Op,
     /// Clients at the same time.
     pub clients: usize,
     /// Time before counting begins.
@@ -144,75 +283,78 @@ pub struct Plan {
 }
 
 /// Runs the plan and adds up what its clients counted.
-pub async fn run(cluster: &Arc<Cluster>, data: Data, plan: Plan) -> Outcome {
-    let noise = data.noise();
+pub async fn run(target: &Target, workload: Arc<dyn Workload>, plan: Plan) -> Outcome {
     let from = Instant::now() + plan.warmup;
     let until = from + plan.measured;
     let mut clients = JoinSet::new();
     for number in 0..plan.clients {
-        let (cluster, noise) = (cluster.clone(), noise.clone());
+        let (target, workload) = (target.clone(), workload.clone());
         clients.spawn(async move {
             let mut random = Random::new(1_000 + number as u64);
-            let mut tally = Tally::new();
+            let mut outcome = Outcome::default();
             while Instant::now() < until {
-                one(&cluster, data, plan.op, &noise, &mut random, from, &mut tally).await;
+                one(&target, &*workload, &mut random, from, &mut outcome).await;
             }
-            tally
+            outcome
         });
     }
-    let mut total = Tally::new();
-    while let Some(tally) = clients.join_next().await {
-        total.merge(tally.expect("a client task does not panic"));
+    let mut total = Outcome::default();
+    while let Some(outcome) = clients.join_next().await {
+        total.merge(outcome.expect("a client task does not panic"));
     }
-    let seconds = from.elapsed().as_secs_f64();
-    let latencies = &total.latencies;
-    Outcome {
-        op: plan.op,
-        clients: plan.clients,
-        seconds,
-        ops: latencies.len(),
-        ops_per_s: (latencies.len() as f64 / seconds).round(),
-        p50_us: latencies.value_at_quantile(0.50),
-        p99_us: latencies.value_at_quantile(0.99),
-        max_us: latencies.max(),
-        errors: total.errors,
-        retries: total.retries,
-        error_example: total.error_example,
-    }
+    total.seconds = from.elapsed().as_secs_f64();
+    total
 }
 
 /// One operation of one client, counted if it began after `from`.
 async fn one(
-    cluster: &Cluster,
-    data: Data,
-    op: Op,
-    noise: &Bytes,
+    target: &Target,
+    workload: &dyn Workload,
     random: &mut Random,
     from: Instant,
-    tally: &mut Tally,
+    outcome: &mut Outcome,
 ) {
-    let key = data.key(random.below(data.keys));
-    let request = match op {
-        Op::Put => Request::Put(key, data.value(noise, random)),
-        Op::Get => Request::Get(key),
-    };
+    let (kind, action) = workload.next(random);
+    let number = if let Action::Insert(number, ..) = &action { Some(*number) } else { None };
     let started = Instant::now();
-    let done = cluster.call(&request).await;
+    let done = target.carry_out(action).await;
+    if let (Ok(_), Some(number)) = (&done, number) {
+        workload.on_inserted(number);
+    }
     if started < from {
         return;
     }
     match done {
-        Err(reason) => tally.fail(reason),
-        Ok(done) => {
-            tally.retries += done.retries;
-            let length = done.value.map(|value| value.len());
-            if op == Op::Get && length != Some(data.value_bytes) {
-                tally.fail(format!("read a value of {length:?} bytes"));
-            } else {
-                tally.latencies.saturating_record(started.elapsed().as_micros() as u64);
-            }
+        Err(reason) => outcome.fail(reason),
+        Ok(retries) => {
+            outcome.retries += retries;
+            outcome.kinds.entry(kind).or_default().record(started.elapsed());
         }
     }
+}
+
+/// Writes every key once, by single writes.
+///
+/// # Errors
+/// The first that failed.
+pub async fn fill_singly(target: &Target, data: Data) -> Result<(), String> {
+    let noise = data.noise();
+    let mut writers = JoinSet::new();
+    for first in 0..FILL_WRITERS as u64 {
+        let (target, noise) = (target.clone(), noise.clone());
+        writers.spawn(async move {
+            let mut random = Random::new(42 + first);
+            for number in (first..data.keys).step_by(FILL_WRITERS) {
+                let value = noise.value(data.value_bytes, &mut random);
+                target.carry_out(Action::Put(data.key(number), value)).await?;
+            }
+            Ok::<(), String>(())
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.expect("a filling task does not panic")?;
+    }
+    Ok(())
 }
 
 /// Writes every key once.
@@ -236,7 +378,7 @@ pub async fn fill(cluster: &Arc<Cluster>, data: Data) -> Result<(), String> {
         {
             done.expect("a filling task does not panic")?;
         }
-        batch.push((key, data.value(&noise, &mut random)));
+        batch.push((key, noise.value(data.value_bytes, &mut random)));
     }
     while let Some(done) = under_way.join_next().await {
         done.expect("a filling task does not panic")?;

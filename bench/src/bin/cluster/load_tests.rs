@@ -5,7 +5,7 @@ use flotilla_proto::errorpb;
 use flotilla_router::testing::FakeCluster;
 use tokio::runtime::Runtime;
 
-const DATA: Data = Data { keys: 1000, value_bytes: 256 };
+const DATA: Data = Data { prefix: 'k', keys: 1000, value_bytes: 256 };
 
 #[test]
 fn keys_have_sixteen_bytes_and_are_in_order() {
@@ -16,7 +16,7 @@ fn keys_have_sixteen_bytes_and_are_in_order() {
 #[test]
 fn values_have_their_length_wherever_they_are_cut() {
     let (noise, mut random) = (DATA.noise(), Random::new(1));
-    assert!((0..10_000).all(|_| DATA.value(&noise, &mut random).len() == 256));
+    assert!((0..10_000).all(|_| noise.value(256, &mut random).len() == 256));
 }
 
 fn runtime() -> Runtime {
@@ -36,8 +36,11 @@ fn filled(runtime: &Runtime) -> (FakeCluster, Arc<Cluster>) {
     (fake, cluster)
 }
 
-fn plan(op: Op) -> Plan {
-    Plan { op, clients: 8, warmup: Duration::ZERO, measured: Duration::from_millis(300) }
+const PLAN: Plan = Plan { clients: 8, warmup: Duration::ZERO, measured: Duration::from_millis(300) };
+
+fn measure(runtime: &Runtime, cluster: &Arc<Cluster>, data: Data, op: Op) -> Outcome {
+    let target = Target::Flotilla(cluster.clone());
+    runtime.block_on(run(&target, Arc::new(Uniform::new(data, op)), PLAN))
 }
 
 #[test]
@@ -58,13 +61,12 @@ fn every_request_is_counted_and_nothing_is_tried_twice_while_all_is_quiet() {
     let (fake, cluster) = filled(&runtime);
     for op in [Op::Put, Op::Get] {
         let before = fake.state().raw_requests;
-        let outcome = runtime.block_on(run(&cluster, DATA, plan(op)));
-        assert_eq!(outcome.ops, fake.state().raw_requests - before, "{outcome:?}");
+        let outcome = measure(&runtime, &cluster, DATA, op);
+        assert_eq!(outcome.ops(), fake.state().raw_requests - before, "{outcome:?}");
         assert_eq!((outcome.errors, outcome.retries), (0, 0), "{outcome:?}");
-        assert!(
-            outcome.ops > 8 && outcome.p50_us <= outcome.p99_us && outcome.p99_us <= outcome.max_us,
-            "{outcome:?}"
-        );
+        let all = outcome.all();
+        let (p50, p99) = (all.quantile_us(0.5), all.quantile_us(0.99));
+        assert!(outcome.ops() > 8 && p50 <= p99 && p99 <= all.max_us(), "{outcome:?}");
     }
 }
 
@@ -81,7 +83,7 @@ fn splits_moved_leaders_and_refusals_cost_retries_and_no_errors() {
     }
     let busy = errorpb::ServerIsBusy { reason: "a test".to_string(), ..Default::default() };
     fake.inject(errorpb::Error { server_is_busy: Some(busy), ..Default::default() }, 5);
-    let outcome = runtime.block_on(run(&cluster, DATA, plan(Op::Get)));
+    let outcome = measure(&runtime, &cluster, DATA, Op::Get);
     assert_eq!(outcome.errors, 0, "{outcome:?}");
     assert!(outcome.retries >= 5 + 2, "{outcome:?}");
     assert_eq!(cluster.routes().len(), 8 + 1 + 1, "the split is known now, beside the sentinel");
@@ -94,10 +96,21 @@ fn a_lost_value_is_an_error() {
     fake.state().data.retain(|key, _| *key != DATA.key(500));
     let missing = Data { keys: 501, ..DATA };
     // Uniform over 501 keys, one of which is gone: a run of thousands of gets meets it.
-    let mut outcome = runtime.block_on(run(&cluster, missing, plan(Op::Get)));
-    while outcome.ops < 20_000 && outcome.errors == 0 {
-        let more = runtime.block_on(run(&cluster, missing, plan(Op::Get)));
-        outcome = Outcome { ops: outcome.ops + more.ops, ..more };
+    let (mut ops, mut found) = (0, None);
+    while ops < 20_000 && found.is_none() {
+        let outcome = measure(&runtime, &cluster, missing, Op::Get);
+        ops += outcome.ops();
+        found = outcome.check().err();
     }
-    assert!(outcome.errors > 0 && outcome.error_example.is_some(), "{outcome:?}");
+    assert!(found.is_some_and(|why| why.contains("read a value of None bytes")));
+}
+
+#[test]
+fn scans_go_on_in_the_next_region() {
+    let runtime = runtime();
+    let (_fake, cluster) = filled(&runtime);
+    let scan = |from: u64, limit: usize| {
+        runtime.block_on(cluster.scan(&DATA.key(from), limit)).expect("the stores answer").pairs
+    };
+    assert_eq!([scan(100, 10), scan(120, 300), scan(990, 100)], [10, 300, 10]);
 }

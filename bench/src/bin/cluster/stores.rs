@@ -5,37 +5,48 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use flotilla_bench::process::Usage;
 use flotilla_proto::metapb;
-use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use crate::client::{Cluster, Route};
-use crate::load::Data;
 
 /// Stores of the cluster.
-const STORES: usize = 3;
+pub const STORES: usize = 3;
 /// Times that a split is asked for.
-const SPLIT_TRIES: usize = 50;
+const SPLIT_TRIES: usize = 100;
+/// Cuts in one split.
+const CUTS: usize = 15;
 /// How long the cluster may take to be ready, or to place what was split.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long after the splits leaders are given to spread.
 const SPREAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// Counter of the frames that a store has sent to others.
-const FRAMES_SENT: &str = "flotilla_frames_sent_total";
-/// Kernel clock ticks per second in /proc (USER_HZ, 100 on Linux).
-const TICKS_PER_SECOND: f64 = 100.0;
+/// Leaders of stores may differ by so much of the mean.
+const SPREAD_TOLERANCE: f64 = 0.1;
+/// Ports below those that the kernel gives to outgoing connections, so that a store finds its own free when it starts
+/// again.
+const PORT_MIN: u16 = 12_000;
+const PORTS: u16 = 18_000;
 
+/// A store with its disk, whether it runs or not.
 struct Store {
-    process: Child,
+    number: usize,
+    binary: PathBuf,
+    folder: PathBuf,
+    config: Option<PathBuf>,
+    address: String,
     status_address: String,
+    cluster: String,
+    process: Option<Child>,
 }
 
-/// The running cluster. Dropping it kills its processes.
+/// The cluster. Dropping it kills its processes.
 pub struct Stores {
     stores: Vec<Store>,
     /// Where clients connect.
@@ -43,63 +54,41 @@ pub struct Stores {
     binary: PathBuf,
 }
 
-/// Counters of all stores at one moment.
-#[derive(Clone, Debug, Default)]
+/// Counters of all stores that run, at one moment.
+#[derive(Clone, Debug)]
 pub struct Reading {
+    /// When.
+    pub at: Instant,
     /// Every sample of /metrics, summed over stores and labels, by name.
     pub metrics: BTreeMap<String, f64>,
-    /// CPU seconds used by the processes.
-    pub cpu_seconds: f64,
-}
-
-/// What a run cost the stores.
-#[derive(Clone, Debug, Serialize)]
-pub struct Cost {
-    /// Log fsyncs of all stores together; nothing where the stores do not count them.
-    pub fsyncs: Option<f64>,
-    /// Fsyncs of all stores per operation.
-    pub fsyncs_per_op: Option<f64>,
-    /// CPU microseconds of all stores per operation.
-    pub cpu_us_per_op: f64,
-}
-
-/// What the stores do while nothing is asked of them.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Idle {
-    /// CPU time of all stores, in per cent of one core.
-    pub cpu_percent: f64,
-    /// Frames a second between two stores, both directions together; nothing where the stores do not count them.
-    pub frames_per_s_per_pair: Option<f64>,
+    /// What the kernel counts.
+    pub usage: Usage,
 }
 
 impl Reading {
-    /// Sum of the counters whose name has one of `words` as a part; nothing if there is none.
-    fn count(&self, words: &[&str]) -> Option<f64> {
-        let is_count = |name: &str| name.ends_with("_total") || name.ends_with("_count");
-        let has_word = |name: &str| name.split('_').any(|part| words.contains(&part));
-        let hits = self.metrics.iter().filter(|(name, _)| is_count(name) && has_word(name));
-        hits.map(|(_, value)| *value).reduce(|sum, value| sum + value)
+    /// A counter; nothing if the stores do not have it.
+    pub fn count(&self, name: &str) -> Option<f64> {
+        self.metrics.get(name).copied()
     }
 
-    fn fsyncs(&self) -> Option<f64> {
-        self.count(&["sync", "syncs", "fsync", "fsyncs"])
+    /// How much a counter has grown since `before`.
+    pub fn growth(&self, before: &Reading, name: &str) -> Option<f64> {
+        Some(self.count(name)? - before.count(name).unwrap_or_default())
     }
 
-    /// What `ops` operations between two readings cost.
-    pub fn cost_since(&self, before: &Reading, ops: u64) -> Cost {
-        let fsyncs = self.fsyncs().map(|now| now - before.fsyncs().unwrap_or(0.0));
-        let cpu = self.cpu_seconds - before.cpu_seconds;
-        let per_op = |total: f64| if ops == 0 { 0.0 } else { round3(total / ops as f64) };
-        Cost { fsyncs, fsyncs_per_op: fsyncs.map(per_op), cpu_us_per_op: per_op(cpu * 1e6) }
+    /// Syncs of all logs since `before`.
+    pub fn syncs(&self, before: &Reading) -> f64 {
+        self.growth(before, "flotilla_log_syncs_total").unwrap_or_default()
     }
 
-    /// What `seconds` without load between two readings cost.
-    pub fn idle_since(&self, before: &Reading, seconds: f64) -> Idle {
-        let pairs = (STORES * (STORES - 1) / 2) as f64;
-        let sent = |reading: &Reading| reading.metrics.get(FRAMES_SENT).copied();
-        let frames = sent(self).map(|now| (now - sent(before).unwrap_or(0.0)) / seconds / pairs);
-        let cpu_percent = round3((self.cpu_seconds - before.cpu_seconds) / seconds * 100.0);
-        Idle { cpu_percent, frames_per_s_per_pair: frames.map(round3) }
+    /// CPU seconds since `before`.
+    pub fn cpu_s(&self, before: &Reading) -> f64 {
+        self.usage.cpu_s - before.usage.cpu_s
+    }
+
+    /// Seconds since `before`.
+    pub fn seconds(&self, before: &Reading) -> f64 {
+        (self.at - before.at).as_secs_f64()
     }
 }
 
@@ -108,14 +97,64 @@ fn gaps(routes: &[Arc<Route>]) -> usize {
     routes.windows(2).filter(|pair| pair[0].region.end_key != pair[1].region.start_key).count()
 }
 
-fn round3(value: f64) -> f64 {
-    (value * 1000.0).round() / 1000.0
+/// A port that was free a moment ago.
+///
+/// # Errors
+/// There is none.
+pub fn free_port() -> Result<u16, String> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Other processes of this kind begin elsewhere.
+    let first = (std::process::id() % u32::from(PORTS)) as u16;
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let mut tries = (0..PORTS).map(|_| {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed) % PORTS;
+        PORT_MIN + (first + step) % PORTS
+    });
+    tries.find(is_free).ok_or_else(|| "no free port".to_string())
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> Result<u16, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| format!("no free port: {error}"))?;
-    Ok(listener.local_addr().map_err(|error| format!("no free port: {error}"))?.port())
+impl Store {
+    fn spawn(&mut self) -> Result<(), String> {
+        let path = self.folder.join(format!("store{}.log", self.number));
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+        let log = log.map_err(|error| format!("{}: {error}", path.display()))?;
+        let also = log.try_clone().map_err(|error| error.to_string())?;
+        let mut command = Command::new(&self.binary);
+        command.arg("server").arg("--data-dir").arg(self.folder.join(format!("store{}", self.number)));
+        command.args(["--addr", &self.address, "--status-addr", &self.status_address]);
+        command.args(["--cluster", &self.cluster]);
+        if let Some(config) = &self.config {
+            command.arg("--config").arg(config);
+        }
+        command.stdin(Stdio::null()).stdout(log).stderr(also).kill_on_drop(true);
+        let process = command.spawn().map_err(|error| format!("{}: {error}", self.binary.display()))?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Waits until it answers /ready with 200.
+    async fn wait_ready(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        let what = format!("store {} in {}", self.number, self.folder.display());
+        loop {
+            if matches!(http_get(&self.status_address, "/ready").await, Ok((200, _))) {
+                return Ok(());
+            }
+            let process = self.process.as_mut().ok_or_else(|| format!("{what} does not run"))?;
+            if let Some(status) = process.try_wait().map_err(|error| error.to_string())? {
+                return Err(format!("{what} ended ({status}), see its log"));
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{what} is not ready after {} s", READY_TIMEOUT.as_secs()));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn usage(&self) -> Usage {
+        let pid = self.process.as_ref().and_then(Child::id);
+        pid.map(|pid| Usage::of(&pid.to_string())).unwrap_or_default()
+    }
 }
 
 impl Stores {
@@ -124,97 +163,137 @@ impl Stores {
     /// # Errors
     /// A sentence: what did not start or not become ready.
     pub async fn start(binary: &Path, folder: &Path, config: Option<&Path>) -> Result<Stores, String> {
+        std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let mut addresses = Vec::new();
         for _ in 0..STORES {
             addresses.push(format!("127.0.0.1:{}", free_port()?));
         }
         let mut stores = Vec::new();
         for (number, address) in addresses.iter().enumerate() {
-            let status_address = format!("127.0.0.1:{}", free_port()?);
-            let log = std::fs::File::create(folder.join(format!("store{number}.log")))
-                .map_err(|error| format!("{}: {error}", folder.display()))?;
-            let mut command = Command::new(binary);
-            command.arg("server").arg("--data-dir").arg(folder.join(format!("store{number}")));
-            command.args([
-                "--addr",
-                address,
-                "--status-addr",
-                &status_address,
-                "--cluster",
-                &addresses.join(","),
-            ]);
-            if let Some(config) = config {
-                command.arg("--config").arg(config);
-            }
-            let logged = log.try_clone().map_err(|error| error.to_string())?;
-            command
-                .stdin(Stdio::null())
-                .stdout(Stdio::from(logged))
-                .stderr(Stdio::from(log))
-                .kill_on_drop(true);
-            let process = command.spawn().map_err(|error| format!("{}: {error}", binary.display()))?;
-            stores.push(Store { process, status_address });
+            let mut store = Store {
+                number,
+                binary: binary.to_path_buf(),
+                folder: folder.to_path_buf(),
+                config: config.map(Path::to_path_buf),
+                address: address.clone(),
+                status_address: format!("127.0.0.1:{}", free_port()?),
+                cluster: addresses.join(","),
+                process: None,
+            };
+            store.spawn()?;
+            stores.push(store);
         }
         let mut started = Stores { stores, addresses, binary: binary.to_path_buf() };
-        started.wait_ready(folder).await?;
+        for number in 0..STORES {
+            started.stores[number].wait_ready().await?;
+        }
         Ok(started)
     }
 
-    /// Waits until every store answers /ready with 200.
-    async fn wait_ready(&mut self, folder: &Path) -> Result<(), String> {
-        let deadline = Instant::now() + READY_TIMEOUT;
-        for (number, store) in self.stores.iter_mut().enumerate() {
-            loop {
-                if matches!(http_get(&store.status_address, "/ready").await, Ok((200, _))) {
-                    break;
-                }
-                let ended = store.process.try_wait().map_err(|error| error.to_string())?;
-                if let Some(status) = ended {
-                    return Err(format!(
-                        "store {number} ended ({status}), see {}/store{number}.log",
-                        folder.display()
-                    ));
-                }
-                if Instant::now() > deadline {
-                    return Err(format!("store {number} is not ready after {} s", READY_TIMEOUT.as_secs()));
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
+    /// The process of the store with this id.
+    ///
+    /// # Errors
+    /// A sentence: none of those that run is it.
+    pub async fn number_of(&self, id: u64) -> Result<usize, String> {
+        for store in self.stores.iter().filter(|store| store.process.is_some()) {
+            let (_, body) = http_get(&store.status_address, "/status").await?;
+            let status: serde_json::Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
+            if status["store_id"].as_u64() == Some(id) {
+                return Ok(store.number);
             }
+        }
+        Err(format!("no process is store {id}"))
+    }
+
+    /// Process ids of the stores that run.
+    pub fn pids(&self) -> Vec<u32> {
+        self.stores.iter().filter_map(|store| store.process.as_ref()?.id()).collect()
+    }
+
+    /// kill -9 of one store.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn kill9(&mut self, number: usize) -> Result<(), String> {
+        let mut process =
+            self.stores[number].process.take().ok_or_else(|| format!("store {number} does not run"))?;
+        process.start_kill().map_err(|error| error.to_string())?;
+        process.wait().await.map_err(|error| error.to_string())?;
+        Ok(())
+    }
+
+    /// kill -9 of all stores, as close together as one can.
+    ///
+    /// # Errors
+    /// One does not run.
+    pub async fn kill9_all(&mut self) -> Result<(), String> {
+        for process in self.stores.iter_mut().filter_map(|store| store.process.as_mut()) {
+            process.start_kill().map_err(|error| error.to_string())?;
+        }
+        for number in 0..STORES {
+            self.kill9(number).await?;
         }
         Ok(())
     }
 
-    /// Splits the keys of `data` into at least `regions` parts of the same size and waits until every region has
-    /// three replicas and a leader and, if there are enough regions, every store leads some.
+    /// Starts a store on the disk that it had.
+    ///
+    /// # Errors
+    /// There is no such program.
+    pub fn start_again(&mut self, number: usize) -> Result<(), String> {
+        self.stores[number].spawn()
+    }
+
+    /// Waits until a store answers that it is ready.
+    ///
+    /// # Errors
+    /// It ended, or takes too long.
+    pub async fn wait_ready(&mut self, number: usize) -> Result<(), String> {
+        self.stores[number].wait_ready().await
+    }
+
+    /// What a store starts with from now on.
+    pub fn set_config(&mut self, number: usize, config: &Path) {
+        self.stores[number].config = Some(config.to_path_buf());
+    }
+
+    /// Cuts regions at `keys`, ascending, and waits until every region has three replicas and a leader and, if there
+    /// are enough regions, leaders are spread over the stores, or were given the time for it.
     ///
     /// # Errors
     /// A sentence: the split that failed, or what is still missing.
-    pub async fn split(&self, cluster: &Cluster, data: Data, regions: u64) -> Result<(), String> {
-        self.wait_placed(cluster).await?;
-        for part in 1..regions {
-            self.split_at(cluster, &data.key(data.keys * part / regions)).await?;
+    pub async fn split(&self, cluster: &Cluster, keys: &[Bytes]) -> Result<(), String> {
+        self.wait_placed(cluster, false).await?;
+        let mut rest = keys;
+        while let Some(first) = rest.first() {
+            let taken =
+                self.split_some(cluster, rest).await.map_err(|why| format!("split at {first:?}: {why}"))?;
+            rest = &rest[taken..];
         }
-        self.wait_placed(cluster).await
+        self.wait_placed(cluster, true).await
     }
 
-    /// Splits at `key`, unless a region begins there already. The routes may be older than the last split: then the
-    /// region refuses, and the next look names another one.
-    async fn split_at(&self, cluster: &Cluster, key: &Bytes) -> Result<(), String> {
-        let text = String::from_utf8_lossy(key).into_owned();
-        let mut refused = String::new();
+    /// Cuts the region of the first key at as many of `keys` as lie in it. The routes may be older than the last
+    /// split: then the region refuses, and the next look names another one. Returns how many keys are done.
+    async fn split_some(&self, cluster: &Cluster, keys: &[Bytes]) -> Result<usize, String> {
+        let mut refused = "no region".to_string();
         for _ in 0..SPLIT_TRIES {
-            cluster.reload().await?;
-            let Some(route) = cluster.route(key) else {
-                return Err("no region for a split key".to_string());
-            };
-            if route.region.start_key == *key {
-                return Ok(());
-            }
-            match self.ctl(&["split", "--region", &route.region.id.to_string(), "--key", &text]).await {
-                Ok(()) => return Ok(()),
-                Err(why) => refused = why,
+            if let Some(route) = cluster.route(&keys[0]) {
+                if route.region.start_key == keys[0] {
+                    return Ok(1);
+                }
+                let end = &route.region.end_key;
+                let inside = keys.iter().take(CUTS).take_while(|key| end.is_empty() || *key < end);
+                let cuts: Vec<Bytes> = inside.cloned().collect();
+                let count = cuts.len();
+                match cluster.split(&route, cuts).await {
+                    Ok(()) => return Ok(count),
+                    Err(why) => refused = why,
+                }
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
+            // A failure shows at the next try.
+            let _ = cluster.reload().await;
         }
         Err(refused)
     }
@@ -237,7 +316,11 @@ impl Stores {
         ))
     }
 
-    async fn wait_placed(&self, cluster: &Cluster) -> Result<(), String> {
+    /// Waits until every region is replicated and led and, if `spread`, until leaders are spread or had the time.
+    ///
+    /// # Errors
+    /// A sentence: what is still missing.
+    pub async fn wait_placed(&self, cluster: &Cluster, spread: bool) -> Result<(), String> {
         let started = Instant::now();
         loop {
             let reloaded = cluster.reload().await;
@@ -248,14 +331,9 @@ impl Stores {
             let placed =
                 routes.iter().filter(|route| voters(&route.region) == STORES && route.leader.id != 0).count();
             let gaps = gaps(&routes);
-            let spread = leaders(cluster).len() == STORES || routes.len() < 2 * STORES;
             let waited = started.elapsed();
-            if reloaded.is_ok()
-                && !routes.is_empty()
-                && gaps == 0
-                && placed == routes.len()
-                && (spread || waited > SPREAD_TIMEOUT)
-            {
+            let is_spread = !spread || is_spread(&leaders(cluster)) || waited > SPREAD_TIMEOUT;
+            if reloaded.is_ok() && !routes.is_empty() && gaps == 0 && placed == routes.len() && is_spread {
                 return Ok(());
             }
             if waited > READY_TIMEOUT {
@@ -269,37 +347,44 @@ impl Stores {
         }
     }
 
-    /// Reads the counters of all stores.
+    /// Reads the counters of all stores that run.
     ///
     /// # Errors
     /// A sentence: the store that did not answer.
     pub async fn reading(&self) -> Result<Reading, String> {
-        let mut reading = Reading::default();
-        for store in &self.stores {
+        let mut metrics: BTreeMap<String, f64> = BTreeMap::new();
+        for store in self.stores.iter().filter(|store| store.process.is_some()) {
             let (_, body) = http_get(&store.status_address, "/metrics").await?;
             for (name, value) in samples(&body) {
-                *reading.metrics.entry(name.to_string()).or_default() += value;
-            }
-            if let Some(pid) = store.process.id() {
-                reading.cpu_seconds += cpu_seconds(pid).unwrap_or_default();
+                *metrics.entry(name.to_string()).or_default() += value;
             }
         }
-        Ok(reading)
+        let usage = Usage::sum(self.stores.iter().map(Store::usage));
+        Ok(Reading { at: Instant::now(), metrics, usage })
     }
 
     /// Ends the stores as an operator does, and waits for them.
     pub async fn stop(mut self) {
-        for store in &mut self.stores {
-            if let Some(pid) = store.process.id() {
+        for store in &self.stores {
+            if let Some(pid) = store.process.as_ref().and_then(Child::id) {
                 let mut kill = Command::new("kill");
                 // A store that does not end in time is killed when it is dropped.
                 let _ = kill.arg(pid.to_string()).status().await;
             }
         }
-        for store in &mut self.stores {
-            let _ = tokio::time::timeout(Duration::from_secs(15), store.process.wait()).await;
+        for process in self.stores.iter_mut().filter_map(|store| store.process.as_mut()) {
+            let _ = tokio::time::timeout(Duration::from_secs(15), process.wait()).await;
         }
     }
+}
+
+/// Whether no store leads much more than another; few regions are spread anyhow.
+fn is_spread(leaders: &BTreeMap<u64, u64>) -> bool {
+    let total: u64 = leaders.values().sum();
+    let mean = total as f64 / STORES as f64;
+    let tolerance = (mean * SPREAD_TOLERANCE).max(3.0);
+    let near = |count: &u64| (*count as f64 - mean).abs() <= tolerance;
+    total < 2 * STORES as u64 || (leaders.len() == STORES && leaders.values().all(near))
 }
 
 /// Regions led, by store.
@@ -318,14 +403,6 @@ fn samples(page: &str) -> impl Iterator<Item = (&str, f64)> {
         let name = series.split('{').next()?;
         Some((name, value.parse().ok()?))
     })
-}
-
-/// CPU time of a process: fields 14 and 15 of /proc/PID/stat, counted after the name in parentheses.
-fn cpu_seconds(pid: u32) -> Option<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks: f64 = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
-    Some(ticks / TICKS_PER_SECOND)
 }
 
 /// Status code and body of one HTTP/1.0 request.
@@ -357,33 +434,26 @@ mod tests {
     }
 
     #[test]
-    fn fsyncs_are_counted_and_their_times_are_not() {
-        let page = "x_async_total 7\nx_fsync_seconds_sum 9\nx_fsync_seconds_count 4\nx_fsync_seconds_bucket{le=\"1\"} 4\n";
-        let mut reading = Reading::default();
-        reading.metrics.extend(samples(page).map(|(name, value)| (name.to_string(), value)));
-        assert_eq!(reading.fsyncs(), Some(4.0));
-        assert_eq!(reading.cost_since(&Reading::default(), 8).fsyncs_per_op, Some(0.5));
-        assert_eq!(Reading::default().fsyncs(), None, "not counted is not none");
+    fn counters_are_told_from_ones_that_do_not_exist() {
+        let reading = |syncs: f64| Reading {
+            at: Instant::now(),
+            metrics: [("flotilla_log_syncs_total".to_string(), syncs)].into(),
+            usage: Usage::default(),
+        };
+        assert_eq!(reading(9.0).syncs(&reading(4.0)), 5.0);
+        assert_eq!(reading(9.0).growth(&reading(4.0), "other"), None, "not counted is not none");
     }
 
     #[test]
-    fn idle_cost_is_per_second_and_per_pair() {
-        let (mut before, mut after) = (Reading::default(), Reading::default());
-        before.metrics.insert(FRAMES_SENT.to_string(), 100.0);
-        after.metrics.insert(FRAMES_SENT.to_string(), 400.0);
-        after.cpu_seconds = 0.5;
-        let idle = after.idle_since(&before, 10.0);
-        assert_eq!((idle.cpu_percent, idle.frames_per_s_per_pair), (5.0, Some(10.0)));
+    fn leaders_are_spread_if_every_store_has_about_as_many() {
+        let spread = |counts: &[u64]| is_spread(&(1..).zip(counts.iter().copied()).collect());
+        assert!(spread(&[2, 2, 1]) && spread(&[100, 105, 95]) && spread(&[1]));
+        assert!(!spread(&[100, 130, 70]) && !spread(&[100, 100]));
     }
 
     #[test]
     fn replies_of_http_are_taken_apart() {
         assert_eq!(parse_http("HTTP/1.1 503 Busy\r\na: b\r\n\r\nno"), Some((503, "no".to_string())));
         assert_eq!(parse_http("nonsense"), None);
-    }
-
-    #[test]
-    fn this_process_has_used_cpu_time() {
-        assert!(cpu_seconds(std::process::id()).is_some_and(|seconds| seconds >= 0.0));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Options};
 
@@ -33,6 +34,9 @@ pub struct RocksConfig {
     /// Test only: `log_sync` reports success without syncing, which a power-cut test must notice.
     #[cfg(feature = "planted")]
     pub planted_skip_log_sync: bool,
+    /// Test only: so many milliseconds go by in every `log_sync`, as on a slow disk.
+    #[cfg(feature = "planted")]
+    pub planted_log_sync_delay_ms: u64,
 }
 
 impl Default for RocksConfig {
@@ -46,6 +50,8 @@ impl Default for RocksConfig {
             record_synced_length: false,
             #[cfg(feature = "planted")]
             planted_skip_log_sync: false,
+            #[cfg(feature = "planted")]
+            planted_log_sync_delay_ms: 0,
         }
     }
 }
@@ -68,6 +74,14 @@ impl RocksConfig {
         return self.planted_skip_log_sync;
         #[cfg(not(feature = "planted"))]
         false
+    }
+
+    /// How long `log_sync` is to take on top of what the disk needs.
+    pub(super) fn log_sync_delay(&self) -> Duration {
+        #[cfg(feature = "planted")]
+        return Duration::from_millis(self.planted_log_sync_delay_ms);
+        #[cfg(not(feature = "planted"))]
+        Duration::ZERO
     }
 
     pub(super) fn cache(&self) -> Cache {

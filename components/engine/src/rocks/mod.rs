@@ -16,6 +16,7 @@ pub use power_cut::power_cut_copy;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rocksdb::{CStrLike, DB, IngestExternalFileOptions, Range, ReadOptions, WriteOptions, properties};
@@ -45,6 +46,7 @@ pub struct RocksEngine {
     /// Set when `record_synced_length` is.
     synced_length: Option<SyncedLength>,
     skip_log_sync: bool,
+    log_sync_delay: Duration,
 }
 
 impl RocksEngine {
@@ -88,6 +90,7 @@ impl RocksEngine {
             next_sst: AtomicU64::new(0),
             synced_length,
             skip_log_sync: config.skips_log_sync(),
+            log_sync_delay: config.log_sync_delay(),
             dir,
         }))
     }
@@ -107,6 +110,14 @@ impl RocksEngine {
         match self.log_failure.get() {
             None => Ok(()),
             Some(why) => Err(Error::Io(format!("the log is closed since it failed: {why}"))),
+        }
+    }
+
+    /// What a slow disk would take; nothing in the product.
+    #[allow(clippy::disallowed_methods, reason = "a planted slow disk blocks as a real one does")]
+    fn delay_sync(&self) {
+        if !self.log_sync_delay.is_zero() {
+            std::thread::sleep(self.log_sync_delay);
         }
     }
 
@@ -134,6 +145,7 @@ impl Engine for RocksEngine {
             return Ok(());
         }
         let reached = self.synced_length.as_ref().map(SyncedLength::measure).transpose()?;
+        self.delay_sync();
         self.log_changed(self.log.flush_wal(true))?;
         self.log_syncs.fetch_add(1, Ordering::Relaxed);
         match (&self.synced_length, reached) {

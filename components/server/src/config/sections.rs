@@ -144,5 +144,6 @@ section! {
     }
     planted {
         planted_skip_log_sync: bool,
+        planted_log_sync_delay_ms: u64,
     }
 }

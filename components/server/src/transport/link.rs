@@ -11,6 +11,7 @@ use flotilla_proto::flotilla::store_service_client::StoreServiceClient;
 use flotilla_raftstore::wire::{StoreFrame, is_patient, merge_frames};
 use flotilla_region::StoreId;
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -29,8 +30,11 @@ const UNREACHABLE_INTERVAL: Duration = Duration::from_millis(500);
 /// How long heartbeats and news for placement wait for company: all workers of a store flush them on one grid, and
 /// what leaves together costs the receiver one wake-up.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// Frames between the queue and the connection.
-const FRAMES_IN_HAND: usize = 4;
+/// Frames between the queue and the connection. What comes while one waits there is joined to one frame: a slow
+/// connection, or a busy machine, gets fewer and larger ones.
+const FRAMES_IN_HAND: usize = 1;
+/// Frames are not joined beyond so many bytes.
+const JOINED_BYTES_MAX: usize = 1 << 20;
 
 /// The queue to one other store.
 ///
@@ -98,8 +102,15 @@ impl Link {
     /// The next frame, or when there will be one if nothing else comes.
     fn pop(&self) -> Result<StoreFrame, Option<Instant>> {
         let mut queue = self.queue.lock();
-        if let Some((bytes, frame)) = queue.frames.pop_front() {
+        if let Some((mut bytes, mut frame)) = queue.frames.pop_front() {
             queue.bytes -= bytes;
+            while queue.frames.front().is_some_and(|(more, _)| bytes + more <= JOINED_BYTES_MAX)
+                && let Some((more, later)) = queue.frames.pop_front()
+            {
+                queue.bytes -= more;
+                bytes += more;
+                merge_frames(&mut frame, later);
+            }
             return Ok(frame);
         }
         match queue.held.take() {
@@ -155,6 +166,12 @@ fn frame_bytes(frame: &StoreFrame) -> usize {
     let heartbeats = [&frame.heartbeats, &frame.heartbeat_responses];
     let heartbeats: usize = heartbeats.into_iter().flatten().map(|h| h.region_id.len() * 64).sum();
     64 + frame.messages.len() * 128 + entries + heartbeats + frame.placement.len() * 1_024
+}
+
+/// Raft messages of a frame.
+fn messages(frame: &StoreFrame) -> usize {
+    let heartbeats = [&frame.heartbeats, &frame.heartbeat_responses];
+    frame.messages.len() + heartbeats.into_iter().flatten().map(|h| h.region_id.len()).sum::<usize>()
 }
 
 /// Why a connection ended.
@@ -253,8 +270,10 @@ async fn pump(
                 }
             }
         };
-        room.send(frame);
         inner.metrics.frames_sent.inc();
+        inner.metrics.messages_sent.inc_by(messages(&frame) as u64);
+        inner.metrics.frame_bytes_sent.inc_by(frame.encoded_len() as u64);
+        room.send(frame);
     }
 }
 
@@ -301,6 +320,25 @@ mod tests {
         assert_eq!(sent.heartbeats.map(|h| h.region_id), Some(vec![1, 1]));
         link.push(heartbeats());
         assert_eq!(link.next().await, heartbeats(), "alone in the end");
+    }
+
+    #[test]
+    fn frames_that_wait_leave_as_one_of_a_bounded_size() {
+        let link = Link::new(StoreId(2), 10 * JOINED_BYTES_MAX);
+        for bytes in [100, 200, 300, JOINED_BYTES_MAX, 400] {
+            assert!(link.push(frame(bytes)));
+        }
+        let sizes = |frame: StoreFrame| -> Vec<usize> {
+            let entries = frame.messages.into_iter().filter_map(|m| m.message).flat_map(|m| m.entries);
+            entries.map(|entry| entry.data.len()).collect()
+        };
+        let sent: Vec<_> = std::iter::from_fn(|| link.pop().ok()).map(sizes).collect();
+        assert_eq!(
+            sent,
+            [vec![100, 200, 300], vec![JOINED_BYTES_MAX], vec![400]],
+            "in the order of their coming"
+        );
+        assert_eq!(link.queue.lock().bytes, 0);
     }
 
     #[tokio::test]

@@ -225,16 +225,16 @@ impl Peer {
         self.send_retire(env);
     }
 
-    fn send_retire(&self, env: &Env) {
+    fn send_retire(&self, env: &mut Env) {
         let (region, incarnation) = (self.id(), self.incarnation);
-        env.shared.links.apply_of(region).send(ApplyMsg::Retire { region, incarnation });
+        env.apply(region, ApplyMsg::Retire { region, incarnation });
     }
 
     /// The applier takes nothing more, and all it wrote has returned.
     pub(crate) fn on_quiet(&mut self, env: &mut Env) {
         if let (Phase::Retired, Some((target, _))) = (self.phase, self.merge.retire_for) {
             let source = self.id();
-            env.shared.links.raft_of(target).send(RaftMsg::Retired { target, source });
+            env.tell(target, RaftMsg::Retired { target, source });
         }
     }
 

@@ -190,7 +190,7 @@ impl Peer {
         let source = commit.source.id;
         let peer = commit.source.peer_on(env.shared.origin.store).map(|p| p.id);
         let retire = Retire { source, peer, target: self.id(), commit: Some(commit) };
-        env.shared.links.raft_of(source).send(RaftMsg::Retire(Box::new(retire)));
+        env.tell(source, RaftMsg::Retire(Box::new(retire)));
         true
     }
 
@@ -208,13 +208,14 @@ impl Peer {
                 self.lease.confirm(waiting.proposed_at, env.shared.config.lease_ms);
             }
         }
-        env.shared.links.apply_of(self.region.id).send(ApplyMsg::Task(ApplyTask {
+        let task = ApplyTask {
             region: self.region.id,
             incarnation: self.incarnation,
             entries: held.entries,
             waiting,
             responses: held.responses,
-        }));
+        };
+        env.apply(self.region.id, ApplyMsg::Task(task));
     }
 
     /// A source on this store is retired.
@@ -248,7 +249,7 @@ impl Peer {
         }
         if let Some(peer) = source.peer_on(env.shared.origin.store) {
             let gone = RaftMsg::Merged { region: source.id, peer: peer.id };
-            env.shared.links.raft_of(source.id).send(gone);
+            env.tell(source.id, gone);
         }
         if let Some(done) = self.merge.caller.take() {
             done(Ok(vec![(*self.region).clone()]));
@@ -273,13 +274,13 @@ impl Peer {
             in_place.iter().filter(|id| !swallowing.retired.contains(id)).copied().collect();
         for source in &alive {
             let retire = Retire { source: *source, peer: None, target: region.id, commit: None };
-            env.shared.links.raft_of(*source).send(RaftMsg::Retire(Box::new(retire)));
+            env.tell(*source, RaftMsg::Retire(Box::new(retire)));
         }
         if alive.is_empty()
             && let Some(Swallowing { mut install, .. }) = self.merge.install.take()
         {
             install.swallowed = in_place;
-            env.shared.links.apply_of(self.region.id).send(ApplyMsg::Snapshot(install));
+            env.apply(self.region.id, ApplyMsg::Snapshot(install));
         }
     }
 
@@ -288,7 +289,7 @@ impl Peer {
         for (region, peer) in swallowed {
             env.shared.ranges.lock().release(*region);
             let gone = RaftMsg::Merged { region: *region, peer: *peer };
-            env.shared.links.raft_of(*region).send(gone);
+            env.tell(*region, gone);
         }
         self.merge.state = self.merge.installing.take();
         self.merge.is_source_retired = false;
@@ -306,7 +307,7 @@ impl Peer {
         let target = self.id();
         if let Some(swallowing) = self.merge.install.take() {
             for source in swallowing.retired {
-                env.shared.links.raft_of(source).send(RaftMsg::Abandoned { source, target, version: 0 });
+                env.tell(source, RaftMsg::Abandoned { source, target, version: 0 });
             }
         }
         let front = self.merge.held.front().and_then(|held| commit_of(held.entries.first()?));
@@ -314,7 +315,7 @@ impl Peer {
             && let Some(merged) = merged_region(&self.region, &commit.source)
         {
             let (source, version) = (commit.source.id, merged.epoch.version);
-            env.shared.links.raft_of(source).send(RaftMsg::Abandoned { source, target, version });
+            env.tell(source, RaftMsg::Abandoned { source, target, version });
         }
         self.merge.held.clear();
     }

@@ -1,21 +1,17 @@
 //! Closed loops of writers on the regions.
 
-use std::fmt;
-use std::fs;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use flotilla_bench::process::Usage;
 use flotilla_kv::{Command, Put, Reply};
 use flotilla_raftstore::RequestError;
 use hdrhistogram::Histogram;
-use serde::Serialize;
 
-use crate::regions::{Place, Regions, start_key};
+use crate::regions::{KEY_BYTES, Place, Regions, start_key};
 
-/// Kernel clock ticks per second in /proc (USER_HZ, 100 on Linux).
-const TICKS_PER_SECOND: f64 = 100.0;
 /// Before a refused write is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(1);
 /// Longest time that any write may take.
@@ -30,12 +26,8 @@ pub struct Load {
 }
 
 /// What a run showed.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct Outcome {
-    /// Writers.
-    pub proposers: usize,
-    /// Writes in the measured time.
-    pub ops: u64,
     /// Writes a second.
     pub ops_per_s: f64,
     /// Median latency, in microseconds.
@@ -50,29 +42,14 @@ pub struct Outcome {
     pub syncs_per_op: f64,
     /// Log entries of the three stores per write.
     pub entries_per_op: f64,
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:>5} writers {:>9.0} writes/s  p50 {:>7} us  p99 {:>7} us  {:.1} us CPU  {:.3} syncs  {:.2} entries per write  {} retries",
-            self.proposers,
-            self.ops_per_s,
-            self.p50_us,
-            self.p99_us,
-            self.cpu_us_per_op,
-            self.syncs_per_op,
-            self.entries_per_op,
-            self.retries
-        )
-    }
+    /// Bytes to the disks of the three stores per byte of keys and values.
+    pub disk_bytes_per_byte: f64,
 }
 
 /// Counters at one moment.
 struct Reading {
     at: Instant,
-    cpu_s: f64,
+    usage: Usage,
     syncs: u64,
     entries: u64,
 }
@@ -87,20 +64,11 @@ impl Reading {
         };
         Reading {
             at: Instant::now(),
-            cpu_s: cpu_s(),
+            usage: Usage::of("self"),
             syncs: count("log_syncs"),
             entries: count("log_entries"),
         }
     }
-}
-
-/// CPU seconds of this process.
-fn cpu_s() -> f64 {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name in brackets may hold blanks.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
-    (ticks(11) + ticks(12)) / TICKS_PER_SECOND
 }
 
 type Answer = (usize, Result<Bytes, RequestError>);
@@ -152,15 +120,15 @@ impl Load {
         let (ops, seconds) = (latencies.len(), (after.at - before.at).as_secs_f64());
         let per_op = |total: f64| if ops == 0 { 0.0 } else { round3(total / ops as f64) };
         Ok(Outcome {
-            proposers: self.proposers,
-            ops,
             ops_per_s: (ops as f64 / seconds).round(),
             p50_us: latencies.value_at_quantile(0.5),
             p99_us: latencies.value_at_quantile(0.99),
             retries,
-            cpu_us_per_op: per_op((after.cpu_s - before.cpu_s) * 1e6),
+            cpu_us_per_op: per_op((after.usage.cpu_s - before.usage.cpu_s) * 1e6),
             syncs_per_op: per_op((after.syncs - before.syncs) as f64),
             entries_per_op: per_op((after.entries - before.entries) as f64),
+            disk_bytes_per_byte: per_op((after.usage.disk_bytes - before.usage.disk_bytes) as f64)
+                / (KEY_BYTES + self.value_bytes) as f64,
         })
     }
 }
