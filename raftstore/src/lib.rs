@@ -55,7 +55,7 @@ pub use msg::{
     AdminCommand, AdminDone, PeerChange, PeerStatus, ReadDone, ReadGrant, RegionContext, WriteDone,
 };
 pub use shared::{Counters, FatalHook};
-pub use state::{LogId, RegionState, StoreIdent};
+pub use state::{LogId, RegionState, StoreIdent, decode_entry};
 pub use store::{Held, Seams, Store, Workers};
 pub use time::{Clock, Time};
 pub use transport::{ReplyTo, SnapshotEvent, StreamId, Transport};

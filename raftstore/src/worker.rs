@@ -436,8 +436,8 @@ impl RaftWorker {
         }
     }
 
-    /// A target asks after a region that was removed here: if it had a later shape by then, it will never be part of
-    /// the target in the one that is asked for.
+    /// A target asks after a region that was removed here: if it had a later shape by then, or is part of another region,
+    /// it will never be part of the target in the one that is asked for.
     fn answer_for_gone(&mut self, region: RegionId, by: PeerInfo, ask: &pb::MergeAsk) {
         let stored = self.env.shared.engine.get(&keys::region_state(region)).ok().flatten();
         let Some(RegionState::Tombstone { epoch: last, merged, .. }) = stored.and_then(RegionState::decode)
@@ -450,7 +450,8 @@ impl RaftWorker {
         }
         let Some(expected) = ask.source.as_ref().map(wire::region_from_wire) else { return };
         let Some(me) = expected.peer_on(self.env.shared.origin.store).copied() else { return };
-        if expected.epoch.is_stale_against(&last) {
+        // What is part of another region has come to its end.
+        if merged.is_some() || expected.epoch.is_stale_against(&last) {
             let answer = pb::MergeAnswer {
                 source: region.0,
                 source_epoch: Some(wire::epoch_to_wire(expected.epoch)),

@@ -6,16 +6,37 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use flotilla_engine::Engine;
 use flotilla_placement::StoreState;
 use flotilla_placement::meta::MetaCommand;
-use flotilla_raftstore::RegionContext;
+use flotilla_raft::EntryKind;
+use flotilla_raftstore::{LogId, RegionContext, decode_entry};
 use flotilla_region::{KeyRange, PeerId, PeerRole, Region, RegionId, Space, StoreId, Term, keys};
 
 use super::effects::{Answer, Callback};
 use super::host::Host;
 use super::world::{Event, World};
 use crate::check::tiling::regions_on;
+
+/// Whether a store's log holds a change of membership that its data does not have yet.
+fn changes_membership(host: &Host) -> bool {
+    let view = host.engine_snapshot();
+    let (start, end) = keys::log_bounds();
+    let mut applied: (RegionId, LogId) = Default::default();
+    let mut pending = false;
+    let scanned = host.engine.log_scan(&start, &end, &mut |key, value| {
+        let Some(keys::LogKey::Entry(region, _, index)) = keys::parse_log_key(key) else { return true };
+        if applied.0 != region {
+            let stored = view.get(&keys::apply_state(region)).ok().flatten();
+            applied = (region, stored.and_then(LogId::decode).unwrap_or_default());
+        }
+        let entry = decode_entry(index, Bytes::copy_from_slice(value));
+        pending |= index > applied.1.index && entry.is_none_or(|entry| entry.kind != EntryKind::Normal);
+        !pending
+    });
+    pending || scanned.is_err()
+}
 
 /// Voters of every region while a machine may be lost.
 const VOTERS_MIN: usize = 3;
@@ -40,33 +61,30 @@ impl World {
 
     // ---- machines ----
 
-    /// Whether the cluster can lose a machine without losing anything else: every region with a replica there has three
-    /// voters, and all the others have this membership, durably. (A peer that falls back to an older membership may need
-    /// just the vote that is lost.)
+    /// Whether the cluster can lose a machine without losing anything else: every region has three voters on machines
+    /// that exist, all its replicas have this membership, durably, and no other one is on its way. (A peer that falls
+    /// back to an older membership may need just the vote that is lost, and one that comes may be lost before it is.)
     fn may_lose(&self, id: StoreId) -> bool {
-        let regions_of = |host: &Host| regions_on(&*host.engine_snapshot());
         let mut found: BTreeMap<RegionId, Vec<Region>> = BTreeMap::new();
-        for host in self.hosts.values().filter(|host| host.id != id) {
-            let Ok(regions) = regions_of(host) else { return false };
+        for host in self.hosts.values().filter(|host| !self.nemesis.is_rotten(host.id)) {
+            let Ok(regions) = regions_on(&*host.engine_snapshot()) else { return false };
+            if host.id != id && changes_membership(host) {
+                return false;
+            }
             regions.into_iter().for_each(|region| found.entry(region.id).or_default().push(region));
         }
-        let of_this = if self.nemesis.is_rotten(id) { Ok(Vec::new()) } else { regions_of(&self.hosts[&id]) };
-        let Ok(of_this) = of_this else { return false };
-        for region in of_this {
-            found.entry(region.id).or_default().push(region);
-        }
-        let may_lose_of = |replicas: &Vec<Region>| {
+        let is_whole = |replicas: &Vec<Region>| {
             let region = &replicas[0];
             let voters = region.peers.iter().filter(|peer| peer.role == PeerRole::Voter).count();
             let others = region.peers.iter().filter(|peer| peer.store != id).count();
             let here = replicas.iter().filter(|replica| replica.epoch == region.epoch).count();
-            region.peer_on(id).is_none()
-                || voters >= VOTERS_MIN
-                    && here == replicas.len()
-                    && here >= others
-                    && region.peers.iter().all(|peer| self.hosts.contains_key(&peer.store))
+            voters >= VOTERS_MIN
+                && !region.is_joint()
+                && here == replicas.len()
+                && here >= others
+                && region.peers.iter().all(|peer| self.hosts.contains_key(&peer.store))
         };
-        found.values().all(may_lose_of) && self.hosts.values().all(|host| host.engine.flush().is_ok())
+        found.values().all(is_whole) && self.hosts.values().all(|host| host.engine.flush().is_ok())
     }
 
     /// A machine is lost with its disk, if the cluster can do without.

@@ -24,9 +24,14 @@ impl Peer {
         }
         let target = RegionId(ask.target);
         let expected = ask.source.as_ref().map(wire::region_from_wire).unwrap_or_default();
-        let is_final = prepared_epoch(expected.epoch) == self.region.epoch
-            && matches!(&self.merge.state, Some(MergeState::Prepared(p)) if p.target == target);
-        if is_final || expected.epoch.is_stale_against(&self.region.epoch) {
+        let final_for = match &self.merge.state {
+            Some(MergeState::Prepared(prepared)) => Some(prepared.target),
+            _ => None,
+        };
+        let is_final = prepared_epoch(expected.epoch) == self.region.epoch && final_for == Some(target);
+        // It may be expected in its final shape, by one that came too late.
+        let is_taken = final_for.is_some_and(|other| other != target);
+        if is_final || is_taken || expected.epoch.is_stale_against(&self.region.epoch) {
             return self.answer_merge(by, target, &expected, !is_final, env);
         }
         if expected.epoch != self.region.epoch || !self.has_applied_own_term() {
