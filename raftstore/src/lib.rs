@@ -19,6 +19,7 @@ mod config;
 pub mod disk;
 mod entry;
 mod error;
+mod liveness;
 mod local_reader;
 mod log_writer;
 mod machine;

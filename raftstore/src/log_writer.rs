@@ -13,8 +13,9 @@ use flotilla_engine::WriteBatch;
 use flotilla_region::{Index, StoreId, keys};
 
 use crate::error::StoreError;
+use crate::liveness::LivenessMsg;
 use crate::mailbox::{Mailbox, Turn};
-use crate::msg::{LogMsg, LogTask, Outgoing, RaftMsg};
+use crate::msg::{LogFacts, LogMsg, LogTask, Outgoing, RaftMsg};
 use crate::outbox::raft_message;
 use crate::shared::{Counters, Shared};
 use crate::state::{encode_entry, encode_hard_state};
@@ -37,6 +38,7 @@ pub(crate) struct LogWriter {
     batch: WriteBatch,
     value: Vec<u8>,
     tasks: Vec<LogTask>,
+    facts: Vec<LogFacts>,
     /// Number of the batch; part of every batch, so that rot can be told from a torn tail.
     round: u64,
     synced_round: u64,
@@ -51,8 +53,18 @@ impl LogWriter {
         mailbox: Mailbox<LogMsg>,
         round: u64,
     ) -> Self {
-        let (batch, value, tasks) = (WriteBatch::new(), Vec::new(), Vec::new());
-        Self { shared, transport, mailbox, batch, value, tasks, round, synced_round: 0, seal_at: None }
+        Self {
+            shared,
+            transport,
+            mailbox,
+            batch: WriteBatch::new(),
+            value: Vec::new(),
+            tasks: Vec::new(),
+            facts: Vec::new(),
+            round,
+            synced_round: 0,
+            seal_at: None,
+        }
     }
 
     fn collect(&mut self) -> Vec<Box<dyn FnOnce() + Send>> {
@@ -64,6 +76,10 @@ impl LogWriter {
                 Some(LogMsg::Task(task)) => {
                     bytes += TASK_BYTES + task.entries.iter().map(|e| e.data.len()).sum::<usize>();
                     self.tasks.push(task);
+                }
+                Some(LogMsg::Facts(facts)) => {
+                    bytes += TASK_BYTES;
+                    self.facts.push(facts);
                 }
                 Some(LogMsg::Barrier(done)) => {
                     barriers.push(done);
@@ -82,6 +98,9 @@ impl LogWriter {
         for task in &self.tasks {
             encode_task(&mut self.batch, &mut self.value, task);
         }
+        for LogFacts { put: (key, value), .. } in &self.facts {
+            self.batch.put(key, value);
+        }
         if !self.batch.is_empty() {
             self.round += 1;
             self.batch.put(keys::LOG_ROUND, &round_record(self.round, self.synced_round));
@@ -93,7 +112,8 @@ impl LogWriter {
             let bytes = self.tasks.iter().flat_map(|t| &t.entries).map(|e| e.data.len() as u64).sum();
             Counters::add(&self.shared.counters.log_entry_bytes, bytes);
         }
-        if self.tasks.iter().any(|task| task.must_sync) && !planted!(AckBeforeSync) {
+        let must_sync = !self.facts.is_empty() || self.tasks.iter().any(|task| task.must_sync);
+        if must_sync && !planted!(AckBeforeSync) {
             self.shared.engine.log_sync()?;
             self.synced_round = self.round;
             Counters::add(&self.shared.counters.log_syncs, 1);
@@ -121,9 +141,15 @@ impl LogWriter {
                 let frame = frames.entry(to.store).or_insert_with(|| origin.frame(to.store));
                 frame.messages.push(raft_message(&region, from, to, Some(message), false));
             }
+            for (to, note) in task.notes.drain(..) {
+                frames.entry(to).or_insert_with(|| origin.frame(to)).messages.push(note);
+            }
         }
         for (to, frame) in frames {
             self.transport.send(to, frame);
+        }
+        for LogFacts { written, .. } in self.facts.drain(..) {
+            self.shared.links.liveness.send(LivenessMsg::Written(written));
         }
         for task in self.tasks.drain(..) {
             let worker = self.shared.links.raft_of(task.region);
@@ -168,6 +194,11 @@ pub(crate) fn encode_task(batch: &mut WriteBatch, value: &mut Vec<u8>, task: &Lo
         batch.put(&keys::log_base(region, peer), &base.encode());
         delete_entries(batch, task, task.delete_from, base.index);
     }
+    match &task.promise {
+        Some(Some(promise)) => batch.put(&keys::log_promise(region, peer), &promise.encode()),
+        Some(None) => batch.delete(&keys::log_promise(region, peer)),
+        None => {}
+    }
     if let Some((from, to)) = task.stale_tail {
         delete_entries(batch, task, from, to);
     }
@@ -197,9 +228,10 @@ impl Turn for LogWriter {
             return false;
         }
         let barriers = self.collect();
-        if !self.tasks.is_empty() {
+        if !self.tasks.is_empty() || !self.facts.is_empty() {
             if let Err(error) = self.commit() {
                 self.tasks.clear();
+                self.facts.clear();
                 self.shared.fail(&error);
                 return false;
             }

@@ -21,6 +21,7 @@ use crate::apply::ApplyWorker;
 use crate::background::{Background, BackgroundMsg};
 use crate::config::{FORMAT, FORMAT_READ_MIN, StoreConfig, WIRE_VERSION};
 use crate::error::{Damage, Quarantined, RequestError, StoreError};
+use crate::liveness::{self, Liveness, LivenessMsg};
 use crate::local_reader::LocalRead;
 use crate::log_writer::LogWriter;
 use crate::machine::StateMachine;
@@ -235,6 +236,9 @@ impl Store {
                 self.spread_heartbeats(from, cells);
             }
         }
+        if let Some(liveness) = frame.liveness {
+            self.shared.links.liveness.send(LivenessMsg::Frame(from, liveness));
+        }
         if !frame.placement.is_empty() {
             self.shared.links.placement.send(PlacementMsg::Frame(from, frame.placement));
         }
@@ -393,6 +397,7 @@ struct Mailboxes {
     snapshot: Mailbox<SnapshotMsg>,
     placement: Mailbox<PlacementMsg>,
     background: Mailbox<BackgroundMsg>,
+    liveness: Mailbox<LivenessMsg>,
 }
 
 impl Mailboxes {
@@ -403,6 +408,7 @@ impl Mailboxes {
         let (snapshot_link, snapshot) = Mailbox::new();
         let (placement_link, placement) = Mailbox::new();
         let (background_link, background) = Mailbox::new();
+        let (liveness_link, liveness) = Mailbox::new();
         let links = Links {
             raft: raft_links,
             apply: apply_links,
@@ -410,8 +416,9 @@ impl Mailboxes {
             snapshot: snapshot_link,
             placement: placement_link,
             background: background_link,
+            liveness: liveness_link,
         };
-        Self { links, raft, apply, log, snapshot, placement, background }
+        Self { links, raft, apply, log, snapshot, placement, background, liveness }
     }
 }
 
@@ -422,17 +429,22 @@ fn build_workers(
     directory: &Arc<RwLock<Directory>>,
 ) -> Result<Workers, StoreError> {
     let heartbeat_ms = shared.config.heartbeat_ticks as u64 * shared.config.tick_ms;
+    let remembered = liveness::recall(&*shared.engine)?;
     let mut rafts: Vec<RaftWorker> = boxes
         .raft
         .into_iter()
         .enumerate()
         .map(|(number, mailbox)| {
             let outbox = Outbox::new(transport.clone(), shared.origin, heartbeat_ms);
-            RaftWorker::new(number, Env::new(shared.clone(), outbox, number as u64), mailbox)
+            let env = Env::new(shared.clone(), outbox, number as u64, remembered.held());
+            RaftWorker::new(number, env, mailbox)
         })
         .collect();
     recovery::restore_regions(shared, &mut rafts)?;
-    let round = recovery::clean_log(&*shared.engine, shared.origin.store)?;
+    let mut round = recovery::clean_log(&*shared.engine, shared.origin.store)?;
+    if shared.config.store_liveness {
+        round = liveness::begin(&*shared.engine, remembered.epoch, round)?;
+    }
     let mut turns: Vec<Box<dyn Turn>> = Vec::new();
     turns.extend(rafts.into_iter().map(|w| Box::new(w) as Box<dyn Turn>));
     turns.push(Box::new(LogWriter::new(shared.clone(), transport.clone(), boxes.log, round)));
@@ -441,6 +453,8 @@ fn build_workers(
     }
     turns.push(Box::new(SnapshotWorker::new(shared.clone(), transport.clone(), boxes.snapshot)));
     turns.push(Box::new(Background::new(shared.clone(), boxes.background)));
+    let (to_stores, book) = (transport.clone(), directory.clone());
+    turns.push(Box::new(Liveness::new(shared.clone(), to_stores, boxes.liveness, book, &remembered)));
     let placement = Placement::new(shared.clone(), transport.clone(), boxes.placement, directory.clone());
     turns.push(Box::new(placement));
     Ok(Workers { turns })

@@ -14,9 +14,11 @@ use flotilla_region::{
 use crate::admin::merge::MergeState;
 use crate::admin::split::INIT_LOG;
 use crate::error::{Damage, RequestError, StoreError};
+use crate::liveness::LivenessMsg;
 use crate::mailbox::{Mailbox, Turn};
 use crate::msg::{ApplyMsg, CreatePeer, Incarnation, LogMsg, LogTask, RaftMsg, ReceivedSnapshot};
 use crate::outbox::{Outbox, raft_message};
+use crate::peer::fortify::Release;
 use crate::peer::log::PeerLog;
 use crate::peer::{NewPeer, Peer, Phase};
 use crate::placement::PlacementMsg;
@@ -25,6 +27,10 @@ use crate::shared::Shared;
 use crate::state::{LogId, RegionState};
 use crate::time::Time;
 use crate::wire::{self, HeartbeatCell};
+
+mod rest;
+
+use rest::Unrest;
 
 /// Ticks between looks at what only changes slowly: reports to placement, stale peers.
 const SLOW_TICKS: u64 = 10;
@@ -37,13 +43,50 @@ pub(crate) struct Env {
     pub outbox: Outbox,
     /// Time of the turn.
     pub now: Time,
+    /// Epochs of other stores that this one supports: peers that promised something hold to it.
+    pub supporting: BTreeMap<StoreId, u64>,
+    /// Regions whose peer here may be bound to a leader on that store.
+    pub bound_to: BTreeMap<StoreId, BTreeSet<RegionId>>,
+    /// Followers to be released, for the worker.
+    pub releases: Vec<Release>,
     number: u64,
     incarnations: u64,
 }
 
 impl Env {
-    pub(crate) fn new(shared: Arc<Shared>, outbox: Outbox, number: u64) -> Self {
-        Self { shared, outbox, now: Time::default(), number, incarnations: 0 }
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        outbox: Outbox,
+        number: u64,
+        supporting: BTreeMap<StoreId, u64>,
+    ) -> Self {
+        let (bound_to, releases) = (BTreeMap::new(), Vec::new());
+        Self { shared, outbox, now: Time::default(), supporting, bound_to, releases, number, incarnations: 0 }
+    }
+
+    /// Sends another peer of a region a word on promises and sleep.
+    pub(crate) fn post_note(
+        &mut self,
+        region: &Region,
+        from: PeerInfo,
+        to: PeerInfo,
+        note: pb::Fortification,
+    ) {
+        let mut message = raft_message(region, from, to, None, false);
+        message.fortification = Some(note);
+        self.outbox.push(to.store, message);
+    }
+
+    /// A peer here is bound to a leader on `store`.
+    pub(crate) fn promised(&mut self, store: StoreId, region: RegionId) {
+        self.bound_to.entry(store).or_default().insert(region);
+    }
+
+    /// It is not any more.
+    pub(crate) fn released(&mut self, store: StoreId, region: RegionId) {
+        if let Some(regions) = self.bound_to.get_mut(&store) {
+            regions.remove(&region);
+        }
     }
 
     /// Sends a message to a peer, which may live on this store.
@@ -72,6 +115,9 @@ pub(crate) struct RaftWorker {
     peers: BTreeMap<RegionId, Box<Peer>>,
     /// Peers to look at before the turn ends.
     touched: Vec<RegionId>,
+    /// Peers that are ticked. Without store liveness all of them.
+    awake: BTreeSet<RegionId>,
+    unrest: Unrest,
     /// Regions that are out of service.
     quarantine: Quarantine,
     /// Removed peers whose log goes once their tombstone is durable (rule W4).
@@ -88,6 +134,8 @@ impl RaftWorker {
             mailbox,
             peers: BTreeMap::new(),
             touched: Vec::new(),
+            awake: BTreeSet::new(),
+            unrest: Unrest::default(),
             quarantine: Quarantine::default(),
             dead: BTreeSet::new(),
             next_tick: Time::default(),
@@ -198,6 +246,9 @@ impl RaftWorker {
             }
             RaftMsg::Destroyed { region, incarnation } => self.on_destroyed(region, incarnation),
             RaftMsg::Unreachable(store) => self.on_unreachable(store),
+            RaftMsg::Supporting { store, epoch, is_held } => self.on_supporting(store, epoch, is_held),
+            RaftMsg::Support { store, is_held } => self.on_support(store, is_held),
+            RaftMsg::Prove(round) => self.env.shared.links.liveness.send(LivenessMsg::Proof(round)),
             RaftMsg::Check { region, done } => match self.touch(region) {
                 Some((peer, env)) => peer.begin_check(done, env),
                 None => done.into_iter().for_each(|done| done(Err(RequestError::RegionNotFound(region)))),
@@ -243,11 +294,20 @@ impl RaftWorker {
     fn insert(&mut self, peer: Peer) {
         let mut peer = Box::new(peer);
         peer.touch(&mut self.touched);
+        self.awake.insert(peer.id());
+        if let Some(promise) = &peer.promise {
+            self.env.promised(promise.store, peer.id());
+        }
         self.peers.insert(peer.id(), peer);
     }
 
+    /// A peer to which something happens; it is awake from now on.
     fn touch(&mut self, region: RegionId) -> Option<(&mut Peer, &mut Env)> {
         let peer = self.peers.get_mut(&region)?;
+        if peer.rest.is_asleep {
+            peer.wake(&mut self.env);
+            self.awake.insert(region);
+        }
         peer.touch(&mut self.touched);
         Some((peer, &mut self.env))
     }
@@ -282,6 +342,9 @@ impl RaftWorker {
         }
         if raft.is_tombstone {
             return self.on_tombstone(region, to, epoch);
+        }
+        if let Some(note) = &raft.fortification {
+            return self.on_fortification(region, from, to, note);
         }
         if let Some(check) = &raft.check {
             if let Some((peer, env)) = self.touch(region).filter(|(peer, _)| peer.info().id == to.id) {
@@ -542,8 +605,10 @@ impl RaftWorker {
             // The tombstone is durable: nothing will ask for this log again.
             let task = LogTask { region, peer: peer_id, clear: true, ..LogTask::default() };
             self.env.shared.links.log.send(LogMsg::Task(task));
-        } else if let Some((peer, env)) = self.touch(region).filter(|(p, _)| p.info().id == peer_id) {
-            peer.on_durable(at, env);
+        } else if let Some(peer) = self.peers.get_mut(&region).filter(|p| p.info().id == peer_id) {
+            // No reason to wake.
+            peer.touch(&mut self.touched);
+            peer.on_durable(at, &mut self.env);
         }
     }
 
@@ -559,6 +624,10 @@ impl RaftWorker {
     fn shed_leaders(&mut self) {
         for peer in self.peers.values_mut().filter(|p| p.is_leader()) {
             let me = peer.info().id;
+            if peer.rest.is_asleep {
+                peer.wake(&mut self.env);
+                self.awake.insert(peer.id());
+            }
             let best = peer
                 .node
                 .progress_iter()
@@ -576,42 +645,38 @@ impl RaftWorker {
 
     fn tick(&mut self) {
         self.ticks += 1;
-        for peer in self.peers.values_mut() {
-            peer.tick(&mut self.env);
-            peer.tick_merge(&mut self.env);
-            if peer.node.has_ready() || peer.reads.has_waiting() {
-                peer.touch(&mut self.touched);
-            }
-        }
-        if self.ticks.is_multiple_of(SLOW_TICKS) {
+        self.wake_some();
+        let is_slow = self.ticks.is_multiple_of(SLOW_TICKS);
+        if is_slow {
             self.ask_about_stale_peers();
-            for peer in self.peers.values_mut() {
-                peer.log_commit(&mut self.env);
-                peer.report_in_full(&mut self.env);
-                peer.tick_check(&mut self.env);
+        }
+        let Self { peers, awake, env, touched, .. } = self;
+        if awake.len() == peers.len() {
+            // Nobody sleeps: a walk is cheaper than as many look-ups.
+            for (id, peer) in peers.iter_mut() {
+                if !tick_peer(peer, is_slow, env, touched) {
+                    awake.remove(id);
+                }
             }
+        } else {
+            awake.retain(|id| {
+                peers.get_mut(id).is_some_and(|peer| tick_peer(peer, is_slow, env, touched))
+            });
+        }
+        self.pump_releases();
+        if is_slow {
             if self.ticks.is_multiple_of(QUARANTINE_TICKS) {
                 self.quarantine.ask_others(&mut self.env);
             }
-            self.bury_merged();
         }
     }
 
-    /// Merged regions that missed it end when nothing here will ask for them again.
-    fn bury_merged(&mut self) {
-        for peer in self.peers.values_mut() {
-            match peer.maybe_bury(&mut self.env) {
-                // Its target's record is damaged: that one's quarantine decides.
-                Ok(()) | Err(flotilla_engine::Error::Corruption(_)) => {}
-                Err(error) => return self.env.shared.fail(&error.into()),
-            }
-        }
-    }
 
     /// A peer that has heard of no leader for long asks the others whether it is still one of them.
     fn ask_about_stale_peers(&mut self) {
         let (now, limit) = (self.env.now, self.env.shared.config.stale_peer_ms);
-        for peer in self.peers.values_mut() {
+        for id in &self.awake {
+            let Some(peer) = self.peers.get_mut(id) else { continue };
             let stale = peer.leaderless_since.is_some_and(|since| now.ms_since(since) >= limit);
             if !stale {
                 continue;
@@ -646,6 +711,26 @@ impl RaftWorker {
         let peers = vec![peer.info().id];
         self.quarantine(Bad { id, region: Some(peer.region.clone()), peers, damage });
     }
+}
+
+/// One tick of a peer that is awake; whether it still is afterwards.
+fn tick_peer(peer: &mut Peer, is_slow: bool, env: &mut Env, touched: &mut Vec<RegionId>) -> bool {
+    peer.tick(env);
+    peer.tick_merge(env);
+    if is_slow {
+        peer.log_commit(env);
+        peer.report_in_full(env);
+        peer.tick_check(env);
+        match peer.maybe_bury(env) {
+            // Its target's record is damaged: that one's quarantine decides.
+            Ok(()) | Err(flotilla_engine::Error::Corruption(_)) => {}
+            Err(error) => env.shared.fail(&error.into()),
+        }
+    }
+    if peer.node.has_ready() || peer.reads.has_waiting() {
+        peer.touch(touched);
+    }
+    !peer.may_sleep(env)
 }
 
 fn is_vote(kind: MessageKind) -> bool {

@@ -147,6 +147,10 @@ proptest! {
             Some(LogKey::Round) => keys::LOG_ROUND.to_vec(),
             Some(LogKey::HardState(region, peer)) => keys::log_hard_state(region, peer).to_vec(),
             Some(LogKey::Base(region, peer)) => keys::log_base(region, peer).to_vec(),
+            Some(LogKey::Promise(region, peer)) => keys::log_promise(region, peer).to_vec(),
+            Some(LogKey::OwnEpoch) => keys::OWN_EPOCH.to_vec(),
+            Some(LogKey::Proof) => keys::LOG_PROOF.to_vec(),
+            Some(LogKey::Supported(store)) => keys::supported(store).to_vec(),
             Some(LogKey::Entry(region, peer, index)) => keys::log_entry(region, peer, index).to_vec(),
         };
         prop_assert_eq!(written, bytes);

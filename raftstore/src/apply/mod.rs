@@ -19,6 +19,7 @@ use flotilla_region::{PeerId, RegionEpoch, RegionId, keys};
 use crate::admin::check::DigestTask;
 use crate::background::BackgroundMsg;
 use crate::error::{RequestError, StoreError, readable};
+use crate::liveness::LivenessMsg;
 use crate::machine::Overlay;
 use crate::mailbox::{Mailbox, Turn};
 use crate::msg::{AdminDone, Applied, ApplyMsg, ApplyTask, Callers, Incarnation, Quota, RaftMsg, WriteDone};
@@ -244,6 +245,10 @@ impl ApplyWorker {
             }
             ApplyMsg::Destroy { region, peer, incarnation, epoch, merged } => {
                 self.on_destroy(region, peer, incarnation, epoch, merged)
+            }
+            ApplyMsg::Prove(round) => {
+                self.shared.links.liveness.send(LivenessMsg::Proof(round));
+                Ok(())
             }
             ApplyMsg::Retire { region, incarnation } => {
                 if let Some(applier) = self.appliers.get_mut(&region).filter(|a| a.incarnation == incarnation)

@@ -4,12 +4,14 @@
 //! worker, keeps the callers that wait, the lease, and the log's prefix. Each concern is a file of its own: `ready`
 //! (stepping and carrying out), `write`, `read`, `lease`, `gc`.
 
+pub(crate) mod fortify;
 mod gc;
 mod lease;
 pub(crate) mod log;
 mod read;
 mod ready;
 mod report;
+pub(crate) mod rest;
 mod write;
 
 use std::collections::BTreeMap;
@@ -28,10 +30,12 @@ use crate::state::LogId;
 use crate::time::Time;
 use crate::worker::Env;
 
+use fortify::{Leading, Promise};
 use gc::LogGc;
 use lease::Lease;
 use log::{LoadedLog, PeerLog};
 use read::Reads;
+use rest::Rest;
 use write::Writes;
 
 /// A replica. Owned by one raft worker; nobody else touches it.
@@ -73,6 +77,13 @@ pub(crate) struct Peer {
     pub(crate) damage: Option<Damage>,
     /// Regions that the last split left beside this one, for callers who still know the whole.
     pub(crate) siblings: Vec<Region>,
+    /// To whom this peer gave its word.
+    pub(crate) promise: Option<Promise>,
+    /// What followers promised to this leader.
+    leading: Option<Box<Leading>>,
+    /// Ticks during which the promise held.
+    bound_ticks: u32,
+    pub(crate) rest: Rest,
     /// What placement was last told of the region, if it is led here.
     reported: Option<LedRegion>,
     /// It is among those that the worker drives at the end of the turn.
@@ -118,6 +129,7 @@ impl Peer {
         let incarnation = env.next_incarnation();
         let config = core_config(&env.shared.config, me.id, applied.index, region.id);
         let base = loaded.log.base();
+        let loaded_promise = loaded.promise;
         let node = RawNode::new(&config, loaded.log)
             .map_err(|_| StoreError::Damaged("state of a consensus group"))?;
         let initialised = !region.peers.is_empty();
@@ -158,6 +170,10 @@ impl Peer {
             check: None,
             damage: None,
             siblings: Vec::new(),
+            promise: loaded_promise,
+            leading: None,
+            bound_ticks: 0,
+            rest: Rest::default(),
             reported: None,
             is_touched: false,
             region,
@@ -268,7 +284,13 @@ impl Peer {
         if !matches!(self.phase, Phase::Live | Phase::Uninitialised) {
             return;
         }
-        self.node.tick();
+        self.settle_promise(env);
+        if self.is_bound(env) && !self.is_leader() {
+            self.tick_bound(env);
+        } else {
+            self.node.tick();
+        }
+        self.fortify(env);
         self.writes.expire(env.now, self.region.id);
         let election_ms = env.shared.config.election_ms();
         self.reads.retry(env.now, election_ms);
@@ -296,6 +318,7 @@ impl Peer {
         self.give_check_up();
         self.abandon_sources(env);
         self.lease.revoke(&env.shared.delegates, self.id());
+        self.end_leading(env);
         self.writes.fail_all(self.region.id);
         self.reads.fail_all(&RequestError::RegionNotFound(self.region.id));
         env.shared.links.placement.send(crate::placement::PlacementMsg::NotLed(self.id()));
@@ -312,6 +335,7 @@ impl Peer {
         self.unlogged_commit = None;
         self.give_check_up();
         self.lease.revoke(&env.shared.delegates, self.id());
+        self.end_leading(env);
         self.writes.fail_all(self.region.id);
         self.reads.fail_all(&RequestError::RegionNotFound(self.region.id));
         let (region, peer, incarnation) = (self.id(), self.me.id, self.incarnation);

@@ -178,7 +178,7 @@ impl Profile {
         if wipe || faults.contains(&Fault::LoseStore) || faults.contains(&Fault::Rot) {
             config.placement.store_gone_ms = 6_000;
         }
-        Self {
+        let mut profile = Self {
             stores,
             wipe,
             replicas: replicas.min(stores as usize),
@@ -201,7 +201,9 @@ impl Profile {
             #[cfg(feature = "planted")]
             skip_log_sync: false,
             config,
-        }
+        };
+        draw_liveness(rng, &mut profile.config);
+        profile
     }
 
     /// Whether machines are lost with their disks while others fail.
@@ -233,6 +235,16 @@ impl Profile {
         self.net.loss_permille = 0;
         self
     }
+}
+
+/// Whether stores support each other, and how long. The bound on clocks is that of the fastest against the slowest of the
+/// drawn ones, and a little more.
+fn draw_liveness(rng: &mut Prng, config: &mut StoreConfig) {
+    config.store_liveness = rng.chance(1, 2);
+    config.liveness_duration_ms = *rng.pick(&[400, 800, 1_500]);
+    config.liveness_interval_ms = config.liveness_duration_ms * 3 / 8;
+    config.clock_drift_percent = 10;
+    config.sleep_ticks = *rng.pick(&[1, 3, 10]);
 }
 
 fn draw_net(rng: &mut Prng) -> NetProfile {
