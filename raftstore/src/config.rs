@@ -158,7 +158,9 @@ impl StoreConfig {
         }
         let good_ms = self.liveness_duration_ms * (100 - self.clock_drift_percent) / 100;
         if self.liveness_interval_ms == 0 || good_ms <= 2 * self.liveness_interval_ms {
-            return Err("liveness_duration_ms, less drift, must be longer than two times liveness_interval_ms");
+            return Err(
+                "liveness_duration_ms, less drift, must be longer than two times liveness_interval_ms",
+            );
         }
         if self.entry_bytes_max as u64 > self.uncommitted_bytes_max {
             return Err("entry_bytes_max must not exceed uncommitted_bytes_max");

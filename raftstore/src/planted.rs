@@ -39,7 +39,7 @@ flotilla_planted::bugs! {
     SupportForgotten,
     /// A store counts support from the answer's receipt instead of from its own request.
     SupportFromReceipt,
-    /// Regions learn of a withdrawal that is not on disk.
+    /// Regions learn of a withdrawal that is not on disk, and that the next request revives.
     WithdrawnBeforeSync,
     /// A promise to a leader is told before it is on disk.
     PromiseBeforeSync,

@@ -441,10 +441,7 @@ fn build_workers(
         })
         .collect();
     recovery::restore_regions(shared, &mut rafts)?;
-    let mut round = recovery::clean_log(&*shared.engine, shared.origin.store)?;
-    if shared.config.store_liveness {
-        round = liveness::begin(&*shared.engine, remembered.epoch, round)?;
-    }
+    let round = recovery::clean_log(&*shared.engine, shared.origin.store)?;
     let mut turns: Vec<Box<dyn Turn>> = Vec::new();
     turns.extend(rafts.into_iter().map(|w| Box::new(w) as Box<dyn Turn>));
     turns.push(Box::new(LogWriter::new(shared.clone(), transport.clone(), boxes.log, round)));

@@ -659,9 +659,7 @@ impl RaftWorker {
                 }
             }
         } else {
-            awake.retain(|id| {
-                peers.get_mut(id).is_some_and(|peer| tick_peer(peer, is_slow, env, touched))
-            });
+            awake.retain(|id| peers.get_mut(id).is_some_and(|peer| tick_peer(peer, is_slow, env, touched)));
         }
         self.pump_releases();
         if is_slow {
@@ -670,7 +668,6 @@ impl RaftWorker {
             }
         }
     }
-
 
     /// A peer that has heard of no leader for long asks the others whether it is still one of them.
     fn ask_about_stale_peers(&mut self) {
@@ -715,6 +712,9 @@ impl RaftWorker {
 
 /// One tick of a peer that is awake; whether it still is afterwards.
 fn tick_peer(peer: &mut Peer, is_slow: bool, env: &mut Env, touched: &mut Vec<RegionId>) -> bool {
+    if peer.may_sleep(env) {
+        return false;
+    }
     peer.tick(env);
     peer.tick_merge(env);
     if is_slow {
@@ -730,7 +730,7 @@ fn tick_peer(peer: &mut Peer, is_slow: bool, env: &mut Env, touched: &mut Vec<Re
     if peer.node.has_ready() || peer.reads.has_waiting() {
         peer.touch(touched);
     }
-    !peer.may_sleep(env)
+    true
 }
 
 fn is_vote(kind: MessageKind) -> bool {

@@ -22,12 +22,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flotilla_engine::{Engine, WriteBatch};
+use flotilla_engine::Engine;
 use flotilla_region::{StoreId, keys};
 use parking_lot::RwLock;
 
 use crate::error::StoreError;
-use crate::log_writer::round_record;
 use crate::mailbox::{Mailbox, Turn};
 use crate::msg::{ApplyMsg, LogFacts, LogMsg, RaftMsg};
 use crate::placement::Directory;
@@ -111,19 +110,6 @@ pub(crate) fn recall(engine: &dyn Engine) -> Result<Remembered, StoreError> {
     Ok(remembered)
 }
 
-/// Enters the epoch of this life; synced when this returns. `round` is the log's last; returns the one that follows.
-///
-/// # Errors
-/// I/O.
-pub(crate) fn begin(engine: &dyn Engine, epoch: u64, round: u64) -> Result<u64, StoreError> {
-    let mut batch = WriteBatch::new();
-    batch.put(keys::OWN_EPOCH, &epoch.to_be_bytes());
-    batch.put(keys::LOG_ROUND, &round_record(round + 1, round));
-    engine.log_write(&batch)?;
-    engine.log_sync()?;
-    Ok(round + 1)
-}
-
 /// The liveness worker of a store. With the option off it asks for nothing and supports nobody anew, but keeps what was
 /// promised before the restart.
 pub(crate) struct Liveness {
@@ -133,6 +119,8 @@ pub(crate) struct Liveness {
     directory: Arc<RwLock<Directory>>,
     requester: Requester,
     supporter: Supporter,
+    /// The epoch of this life is on its way to the disk, or there.
+    has_begun: bool,
     next_beat: Time,
     /// Number of the last round of proofs, and how many of them are missing.
     round: u64,
@@ -157,6 +145,7 @@ impl Liveness {
             directory,
             requester,
             supporter,
+            has_begun: false,
             next_beat: Time::default(),
             round: 0,
             missing: 0,
@@ -186,24 +175,19 @@ impl Liveness {
         let received = self.shared.clock.now();
         if message.epoch > 0 {
             let (epoch, round, duration_ms) = (message.epoch, message.round, message.duration_ms);
-            let steps =
-                self.supporter.on_request(from, Request { epoch, round, duration_ms }, received);
+            let steps = self.supporter.on_request(from, Request { epoch, round, duration_ms }, received);
             self.carry_out(steps);
         }
         let mut news = News::Nothing;
         if message.support_epoch > 0 {
-            news =
-                self.requester.on_support(from, message.support_epoch, message.support_round, received);
+            news = self.requester.on_support(from, message.support_epoch, message.support_round, received);
         } else if message.refused_epoch > 0 {
             news = self.requester.on_refused(from, message.refused_epoch);
         }
         match news {
             News::Nothing => {}
             News::Gained => self.tell(|| RaftMsg::Support { store: from, is_held: true }),
-            News::Raise(epoch) => {
-                let put = (keys::OWN_EPOCH.to_vec(), epoch.to_be_bytes().to_vec());
-                self.write(put, Written::Epoch(epoch));
-            }
+            News::Raise(epoch) => self.write_epoch(epoch),
         }
     }
 
@@ -213,13 +197,20 @@ impl Liveness {
                 Step::Write(store, record) => {
                     self.write((keys::supported(store).to_vec(), record.encode()), Written::Record(store));
                 }
-                Step::Granted(store, epoch) => self.tell(|| RaftMsg::Supporting { store, epoch, is_held: true }),
+                Step::Granted(store, epoch) => {
+                    self.tell(|| RaftMsg::Supporting { store, epoch, is_held: true })
+                }
                 Step::Withdrawn(store, epoch) => {
                     tracing::info!(store = store.0, epoch, "support is withdrawn");
                     self.tell(|| RaftMsg::Supporting { store, epoch, is_held: false });
                 }
             }
         }
+    }
+
+    fn write_epoch(&self, epoch: u64) {
+        let put = (keys::OWN_EPOCH.to_vec(), epoch.to_be_bytes().to_vec());
+        self.write(put, Written::Epoch(epoch));
     }
 
     fn write(&self, put: (Vec<u8>, Vec<u8>), written: Written) {
@@ -289,6 +280,9 @@ impl Liveness {
         self.carry_out(steps);
         for store in self.requester.on_time(now) {
             self.tell(|| RaftMsg::Support { store, is_held: false });
+        }
+        if self.is_on() && !std::mem::replace(&mut self.has_begun, true) {
+            self.write_epoch(self.requester.epoch());
         }
         if self.is_on() && now >= self.next_beat {
             let grid = self.shared.config.liveness_interval_ms * 1_000;

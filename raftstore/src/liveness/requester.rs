@@ -88,23 +88,28 @@ pub(crate) struct Requester {
 }
 
 impl Requester {
-    /// `epoch` is on disk, and no earlier life of this store has used it. Rates of clocks differ by at most
+    /// No earlier life of this store has used `epoch`, nor a higher one. Rates of clocks differ by at most
     /// `drift_percent` from each other.
     pub(crate) fn new(epoch: u64, duration_ms: u64, drift_percent: u64, supports: Supports) -> Self {
         let lease_us = duration_ms * 10 * (100 - drift_percent);
-        let (durable, round, pairs) = (epoch, 0, BTreeMap::new());
+        let (durable, round, pairs) = (0, 0, BTreeMap::new());
         Self { epoch, durable, round, duration_ms, lease_us, pairs, supports }
+    }
+
+    /// Latest epoch on disk, or on its way there.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// The next request to `store`, which leaves not before `now`.
     pub(crate) fn ask(&mut self, store: StoreId, now: Time) -> Option<Request> {
         if !self.pairs.contains_key(&store) {
-            // All that is known of the store is that it has never seen an epoch of this life.
             if self.durable < self.epoch {
                 return None;
             }
             let support = self.begin(store, self.durable);
-            self.pairs.insert(store, Pair { support, is_raising: false, sent: VecDeque::new(), is_held: false });
+            self.pairs
+                .insert(store, Pair { support, is_raising: false, sent: VecDeque::new(), is_held: false });
         }
         let pair = self.pairs.get_mut(&store).filter(|pair| !pair.is_raising)?;
         self.round += 1;

@@ -136,11 +136,12 @@ impl Supporter {
         let mut steps = Vec::new();
         for (store, known) in &mut self.stores {
             if known.wanted.is_held && now >= known.until {
-                known.wanted.is_held = false;
                 if planted!(WithdrawnBeforeSync) {
-                    known.durable = Some(known.wanted);
+                    known.until = now.plus_ms(known.wanted.duration_ms);
                     steps.push(Step::Withdrawn(*store, known.wanted.epoch));
+                    continue;
                 }
+                known.wanted.is_held = false;
                 steps.extend(write_if_needed(*store, known));
             }
         }

@@ -119,7 +119,10 @@ fn records_survive_encoding() {
 
 fn requesting() -> (Requester, Supports) {
     let supports = Supports::default();
-    (Requester::new(5, DURATION_MS, 10, supports.clone()), supports)
+    let mut requester = Requester::new(5, DURATION_MS, 10, supports.clone());
+    assert_eq!(requester.ask(OTHER, at(0)), None, "the epoch is not on disk");
+    requester.on_written(5);
+    (requester, supports)
 }
 
 #[test]

@@ -101,9 +101,10 @@ impl Peer {
                 **leading = Leading { term, ..Leading::default() };
             }
             let has_promised = leading.promised.get(&to.id).is_some_and(|s| s.epoch == support.epoch);
-            let was_asked = leading.asked.get(&to.id).is_some_and(|(_, epoch, at)| {
-                *epoch == support.epoch && env.now.ms_since(*at) < again_ms
-            });
+            let was_asked = leading
+                .asked
+                .get(&to.id)
+                .is_some_and(|(_, epoch, at)| *epoch == support.epoch && env.now.ms_since(*at) < again_ms);
             if has_promised || was_asked {
                 continue;
             }

@@ -43,7 +43,10 @@ impl Reads {
 
     /// Whether nobody waits here.
     pub(crate) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.asked.is_empty() && self.confirmed.is_empty() && self.parked.is_empty()
+        self.waiting.is_empty()
+            && self.asked.is_empty()
+            && self.confirmed.is_empty()
+            && self.parked.is_empty()
     }
 
     fn take_all(&mut self) -> Vec<ReadRequest> {

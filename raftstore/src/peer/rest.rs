@@ -30,7 +30,7 @@ pub(crate) struct Rest {
 }
 
 impl Peer {
-    /// End of a tick: whether the peer sleeps from now on.
+    /// Before a tick: whether the peer sleeps from now on.
     pub(crate) fn may_sleep(&mut self, env: &mut Env) -> bool {
         if !env.shared.config.store_liveness || !self.is_quiet(env) {
             self.rest.quiet_ticks = 0;
@@ -161,7 +161,8 @@ impl Peer {
 
     /// A store began or ceased to support this one, in this epoch: whether a sleeping leader must look after its region.
     pub(crate) fn is_concerned(&self, store: StoreId, held: Option<u64>, env: &Env) -> bool {
-        let Some(peer) = self.region.peer_on(store).filter(|_| self.rest.is_asleep && self.is_leader()) else {
+        let Some(peer) = self.region.peer_on(store).filter(|_| self.rest.is_asleep && self.is_leader())
+        else {
             return false;
         };
         match held {

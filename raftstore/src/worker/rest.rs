@@ -122,8 +122,7 @@ impl RaftWorker {
         }
         let env = &mut self.env;
         self.unrest.releases.retain(|_, (at, release)| {
-            let is_over =
-                env.shared.supports.of(release.to.store).is_none_or(|s| s.epoch != release.epoch);
+            let is_over = env.shared.supports.of(release.to.store).is_none_or(|s| s.epoch != release.epoch);
             if !is_over && env.now >= *at {
                 *at = env.now.plus_ms(RELEASE_AGAIN_MS);
                 let note = pb::Fortification {
@@ -139,5 +138,4 @@ impl RaftWorker {
             !is_over
         });
     }
-
 }

@@ -241,7 +241,7 @@ impl Profile {
 /// drawn ones, and a little more.
 fn draw_liveness(rng: &mut Prng, config: &mut StoreConfig) {
     config.store_liveness = rng.chance(1, 2);
-    config.liveness_duration_ms = *rng.pick(&[400, 800, 1_500]);
+    config.liveness_duration_ms = *rng.pick(&[400, 1_000, 3_000]);
     config.liveness_interval_ms = config.liveness_duration_ms * 3 / 8;
     config.clock_drift_percent = 10;
     config.sleep_ticks = *rng.pick(&[1, 3, 10]);

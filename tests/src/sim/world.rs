@@ -266,6 +266,7 @@ impl World {
         let counters = store.counters();
         self.stats.elections += counters.elections_won.load(Ordering::Relaxed);
         self.stats.merges += counters.merges.load(Ordering::Relaxed);
+        self.stats.sleeps += counters.sleeps.load(Ordering::Relaxed);
         self.stats.splits += counters.splits.load(Ordering::Relaxed);
         self.stats.snapshots += counters.snapshots_installed.load(Ordering::Relaxed);
     }
