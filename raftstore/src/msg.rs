@@ -198,6 +198,8 @@ pub(crate) enum RaftMsg {
     Prove(u64),
     /// Ask all led regions to be split if they are larger than this; tells what is there.
     Inspect(Box<dyn FnOnce(Vec<PeerStatus>) + Send>),
+    /// Like `Inspect`, of the peers to which anything happened since this was last asked.
+    InspectRecent(Box<dyn FnOnce(Vec<PeerStatus>) + Send>),
     /// Stop leading as far as possible: the store is shutting down.
     ShedLeaders,
 }

@@ -323,6 +323,11 @@ impl StoreRanges {
         true
     }
 
+    /// Number of regions that have a range here.
+    pub(crate) fn count(&self) -> usize {
+        self.places.len()
+    }
+
     /// Number of reservations.
     pub(crate) fn reserved(&self) -> usize {
         self.reserved.len()

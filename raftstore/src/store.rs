@@ -193,6 +193,11 @@ impl Store {
         }
     }
 
+    /// Number of regions here.
+    pub fn region_count(&self) -> usize {
+        self.shared.ranges.lock().count()
+    }
+
     /// Regions that are out of service on this store because what it has of them is damaged.
     pub fn quarantined(&self) -> Vec<Quarantined> {
         self.shared.quarantine.lock().values().flatten().cloned().collect()

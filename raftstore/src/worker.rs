@@ -117,6 +117,8 @@ pub(crate) struct RaftWorker {
     touched: Vec<RegionId>,
     /// Peers that are ticked. Without store liveness all of them.
     awake: BTreeSet<RegionId>,
+    /// Peers that were awake at some time since the size check last asked.
+    recent: BTreeSet<RegionId>,
     unrest: Unrest,
     /// Regions that are out of service.
     quarantine: Quarantine,
@@ -135,6 +137,7 @@ impl RaftWorker {
             peers: BTreeMap::new(),
             touched: Vec::new(),
             awake: BTreeSet::new(),
+            recent: BTreeSet::new(),
             unrest: Unrest::default(),
             quarantine: Quarantine::default(),
             dead: BTreeSet::new(),
@@ -266,6 +269,10 @@ impl RaftWorker {
                 }
             }
             RaftMsg::Inspect(tell) => tell(self.peers.values().map(|peer| peer.status()).collect()),
+            RaftMsg::InspectRecent(tell) => {
+                let recent = std::mem::replace(&mut self.recent, self.awake.clone());
+                tell(recent.iter().filter_map(|id| self.peers.get(id)).map(|peer| peer.status()).collect());
+            }
             RaftMsg::ShedLeaders => self.shed_leaders(),
             RaftMsg::Retire(retire) => match self.touch(retire.source) {
                 Some((peer, env)) => peer.on_retire(*retire, env),
@@ -295,10 +302,16 @@ impl RaftWorker {
         let mut peer = Box::new(peer);
         peer.touch(&mut self.touched);
         self.awake.insert(peer.id());
+        self.recent.insert(peer.id());
         if let Some(promise) = &peer.promise {
             self.env.promised(promise.store, peer.id());
         }
         self.peers.insert(peer.id(), peer);
+    }
+
+    fn take_away(&mut self, region: &RegionId) -> Option<Box<Peer>> {
+        self.awake.remove(region);
+        self.peers.remove(region)
     }
 
     /// A peer to which something happens; it is awake from now on.
@@ -307,6 +320,7 @@ impl RaftWorker {
         if peer.rest.is_asleep {
             peer.wake(&mut self.env);
             self.awake.insert(region);
+            self.recent.insert(region);
         }
         peer.touch(&mut self.touched);
         Some((peer, &mut self.env))
@@ -319,10 +333,16 @@ impl RaftWorker {
     // ---- messages from other stores ----
 
     fn on_heartbeat(&mut self, from: StoreId, cell: HeartbeatCell) {
-        let Some((peer, env)) = self.touch(cell.region) else { return };
-        if cell.message.to != peer.info().id {
+        let Some(peer) = self.peers.get_mut(&cell.region).filter(|peer| cell.message.to == peer.info().id)
+        else {
             return;
+        };
+        if peer.is_routine(&cell.message) {
+            // The last ones of a region that fell asleep on the other side, or has not yet.
+            peer.touch(&mut self.touched);
+            return peer.step(from, cell.message, &mut self.env);
         }
+        let Some((peer, env)) = self.touch(cell.region) else { return };
         if peer.region.peer(cell.message.from).is_none() && cell.epoch.conf_ver < peer.region.epoch.conf_ver {
             return;
         }
@@ -546,7 +566,7 @@ impl RaftWorker {
         }
         let Some(me) = region.peer_on(self.env.shared.origin.store).copied() else { return Ok(()) };
         self.dead.remove(&(region.id, me.id));
-        let early = self.peers.remove(&region.id);
+        let early = self.take_away(&region.id);
         let mut adopted = early.as_ref().filter(|p| p.info().id == me.id).map(|p| p.node.hard_state());
         if let Some(state) = adopted.as_mut().filter(|_| planted!(SplitOverVote)) {
             state.vote = PeerId::ZERO;
@@ -568,7 +588,7 @@ impl RaftWorker {
 
     fn on_destroyed(&mut self, region: RegionId, incarnation: Incarnation) {
         if self.peers.get(&region).is_some_and(|p| p.incarnation == incarnation)
-            && let Some(peer) = self.peers.remove(&region)
+            && let Some(peer) = self.take_away(&region)
         {
             self.dead.insert((region, peer.info().id));
             let mut ranges = self.env.shared.ranges.lock();
@@ -585,7 +605,7 @@ impl RaftWorker {
     /// The region became part of another one on this store's disk.
     fn on_merged(&mut self, region: RegionId, peer_id: PeerId) {
         if self.peers.get(&region).is_some_and(|p| p.info().id == peer_id)
-            && let Some(peer) = self.peers.remove(&region)
+            && let Some(peer) = self.take_away(&region)
         {
             let forget = ApplyMsg::Forget { region, incarnation: peer.incarnation };
             self.env.shared.links.apply_of(region).send(forget);
@@ -627,6 +647,7 @@ impl RaftWorker {
             if peer.rest.is_asleep {
                 peer.wake(&mut self.env);
                 self.awake.insert(peer.id());
+                self.recent.insert(peer.id());
             }
             let best = peer
                 .node
@@ -662,10 +683,8 @@ impl RaftWorker {
             awake.retain(|id| peers.get_mut(id).is_some_and(|peer| tick_peer(peer, is_slow, env, touched)));
         }
         self.pump_releases();
-        if is_slow {
-            if self.ticks.is_multiple_of(QUARANTINE_TICKS) {
-                self.quarantine.ask_others(&mut self.env);
-            }
+        if self.ticks.is_multiple_of(QUARANTINE_TICKS) {
+            self.quarantine.ask_others(&mut self.env);
         }
     }
 
@@ -702,7 +721,7 @@ impl RaftWorker {
     }
 
     fn end_in_quarantine(&mut self, id: RegionId) {
-        let Some(mut peer) = self.peers.remove(&id) else { return };
+        let Some(mut peer) = self.take_away(&id) else { return };
         peer.end_in_quarantine(&mut self.env);
         let damage = peer.damage.take().unwrap_or(Damage::Record("state"));
         let peers = vec![peer.info().id];

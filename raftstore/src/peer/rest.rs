@@ -67,6 +67,16 @@ impl Peer {
         }
     }
 
+    /// Whether a heartbeat, or an answer to one, tells a sleeping peer nothing.
+    pub(crate) fn is_routine(&self, message: &Message) -> bool {
+        let is_answer = message.kind == MessageKind::HeartbeatResponse;
+        let is_known = message.from == self.node.leader() && message.commit <= self.node.commit();
+        self.rest.is_asleep
+            && message.context.is_empty()
+            && message.term == self.node.term()
+            && (is_answer || is_known)
+    }
+
     /// Whether nothing is to be done here, and nobody waits for anything.
     fn is_quiet(&self, env: &Env) -> bool {
         let (commit, last) = (self.node.commit(), self.node.last_index());
