@@ -94,6 +94,19 @@ pub struct StoreConfig {
     pub report_ms: u64,
     /// Facts of the placement driver.
     pub placement: flotilla_placement::PlacementConfig,
+    /// Whether stores support each other, so that idle regions sleep and leases cost nothing per region (ARCHITECTURE.md
+    /// "Store liveness"). Off, every leader sends heartbeats of its own.
+    pub store_liveness: bool,
+    /// Time between heartbeats to each other store. An answer travels with the next heartbeat of the other side, so that
+    /// support is renewed up to two intervals after it was asked for.
+    pub liveness_interval_ms: u64,
+    /// For how long a heartbeat is good. Followers of a dead store's leaders wait for so long before they elect others.
+    /// Invariant: less the drift of clocks longer than two intervals.
+    pub liveness_duration_ms: u64,
+    /// By how many percent the rates of two stores' clocks may differ, at most.
+    pub clock_drift_percent: u64,
+    /// An idle region sleeps after so many ticks.
+    pub sleep_ticks: u32,
     /// Seeds every random choice of the store, and names this life of its process: no two lives have the same.
     pub seed: u64,
 }
@@ -144,6 +157,11 @@ impl Default for StoreConfig {
             stale_peer_ms: 60_000,
             report_ms: 250,
             placement: flotilla_placement::PlacementConfig::default(),
+            store_liveness: false,
+            liveness_interval_ms: 330,
+            liveness_duration_ms: 800,
+            clock_drift_percent: 5,
+            sleep_ticks: 10,
             seed: 1,
         }
     }
@@ -181,6 +199,15 @@ impl StoreConfig {
         }
         if self.load_split_imbalance_percent > 100 || self.load_split_contained_percent > 100 {
             return Err("load_split_imbalance_percent and load_split_contained_percent must be at most 100");
+        }
+        if self.clock_drift_percent >= 50 {
+            return Err("clock_drift_percent must be less than 50");
+        }
+        let good_ms = self.liveness_duration_ms * (100 - self.clock_drift_percent) / 100;
+        if self.liveness_interval_ms == 0 || good_ms <= 2 * self.liveness_interval_ms {
+            return Err(
+                "liveness_duration_ms, less drift, must be longer than two times liveness_interval_ms",
+            );
         }
         if self.entry_bytes_max as u64 > self.uncommitted_bytes_max {
             return Err("entry_bytes_max must not exceed uncommitted_bytes_max");

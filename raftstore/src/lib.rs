@@ -21,6 +21,7 @@ mod entry;
 mod error;
 mod founding;
 mod history;
+mod liveness;
 mod load;
 mod local_reader;
 mod log_writer;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use dashmap::DashMap;
 use flotilla_region::{Index, PeerId, Region, RegionId, Term};
 
+use crate::liveness::Support;
 use crate::load::RegionLoad;
 use crate::msg::RegionContext;
 use crate::time::{Clock, Time};
@@ -19,6 +20,10 @@ pub(crate) struct ReadDelegate {
     term: Term,
     /// End of the lease in microseconds of the store's clock; only grows, except to 0.
     lease_until: AtomicU64,
+    /// Stores whose support is a lease as well.
+    support: Option<SupportLease>,
+    /// That lease does not count for now.
+    is_suspended: AtomicBool,
     valid: AtomicBool,
     /// Followers serve reads in this term. They may have applied what this leader has not, so that a read here is
     /// only served when everything that anybody was told is committed is applied.
@@ -30,13 +35,21 @@ pub(crate) struct ReadDelegate {
 }
 
 impl ReadDelegate {
-    pub(crate) fn new(region: Arc<Region>, load: Arc<RegionLoad>, peer: PeerId, term: Term) -> Self {
+    pub(crate) fn new(
+        region: Arc<Region>,
+        load: Arc<RegionLoad>,
+        peer: PeerId,
+        term: Term,
+        support: Option<SupportLease>,
+    ) -> Self {
         Self {
             region,
             load,
             peer,
             term,
             lease_until: AtomicU64::new(0),
+            support,
+            is_suspended: AtomicBool::new(false),
             valid: AtomicBool::new(true),
             shared: AtomicBool::new(false),
             commit: AtomicU64::new(0),
@@ -66,9 +79,34 @@ impl ReadDelegate {
         self.lease_until.fetch_max(until.0, Ordering::Release);
     }
 
+    /// Takes back what was extended.
+    pub(crate) fn void(&self) {
+        self.lease_until.store(0, Ordering::SeqCst);
+    }
+
+    /// The support of stores is no lease any more.
+    pub(crate) fn suspend(&self) {
+        self.is_suspended.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the support of stores does not count.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.is_suspended.load(Ordering::SeqCst)
+    }
+
     /// Ends everything, for good.
     pub(crate) fn revoke(&self) {
         self.valid.store(false, Ordering::SeqCst);
+    }
+
+    /// Its term.
+    pub(crate) fn term(&self) -> Term {
+        self.term
+    }
+
+    /// What the lease was extended to.
+    pub(crate) fn lease_until(&self) -> Time {
+        Time(self.lease_until.load(Ordering::SeqCst))
     }
 
     /// Whether the delegate stands for this shape of the region and this term.
@@ -77,7 +115,38 @@ impl ReadDelegate {
     }
 
     fn holds(&self, now: Time) -> bool {
-        self.valid.load(Ordering::SeqCst) && now.0 < self.lease_until.load(Ordering::Acquire)
+        let by_support =
+            || !self.is_suspended() && self.support.as_ref().is_some_and(|support| support.holds(now));
+        self.valid.load(Ordering::SeqCst)
+            && (now.0 < self.lease_until.load(Ordering::Acquire) || by_support())
+    }
+}
+
+/// The voters that have promised a leader to give no vote while their stores support its own.
+#[derive(Debug, Default)]
+pub(crate) struct SupportLease {
+    /// One of each half of the configuration.
+    halves: Vec<Half>,
+}
+
+#[derive(Debug)]
+struct Half {
+    /// Voters of a quorum besides the leader.
+    needed: usize,
+    promised: Vec<Arc<Support>>,
+}
+
+impl SupportLease {
+    /// Adds a half of the configuration: how many promises a quorum needs besides the leader's, and those there are.
+    pub(crate) fn add(&mut self, needed: usize, promised: Vec<Arc<Support>>) {
+        self.halves.push(Half { needed, promised });
+    }
+
+    /// Whether a quorum of each half is supported at `now`.
+    pub(crate) fn holds(&self, now: Time) -> bool {
+        let is_quorum =
+            |half: &Half| half.promised.iter().filter(|support| support.holds(now)).count() >= half.needed;
+        !self.halves.is_empty() && self.halves.iter().all(is_quorum)
     }
 }
 

@@ -13,8 +13,9 @@ use flotilla_engine::WriteBatch;
 use flotilla_region::{Index, PeerId, RegionId, StoreId, keys};
 
 use crate::error::StoreError;
+use crate::liveness::LivenessMsg;
 use crate::mailbox::{Address, Mailbox, Turn};
-use crate::msg::{LogMsg, LogTask, Outgoing, Persisted, RaftMsg};
+use crate::msg::{LogFacts, LogMsg, LogTask, Outgoing, Persisted, RaftMsg};
 use crate::outbox::raft_message;
 use crate::shared::{Counters, Shared, worker_of};
 use crate::state::{encode_entry, encode_hard_state};
@@ -44,6 +45,7 @@ pub(crate) struct LogWriter {
     waiting: VecDeque<LogTask>,
     /// The next batch ends with this.
     barrier: Option<Box<dyn FnOnce() + Send>>,
+    facts: Vec<LogFacts>,
     /// Number of the batch; part of every batch, so that rot can be told from a torn tail.
     round: u64,
     synced_round: u64,
@@ -68,6 +70,7 @@ impl LogWriter {
             order: Vec::new(),
             waiting: VecDeque::new(),
             barrier: None,
+            facts: Vec::new(),
             round,
             synced_round: 0,
             seal_at: None,
@@ -88,6 +91,10 @@ impl LogWriter {
                 match self.mailbox.pop() {
                     Some(LogMsg::Tasks(tasks)) => self.waiting.extend(tasks),
                     Some(LogMsg::Barrier(done)) => self.barrier = Some(done),
+                    Some(LogMsg::Facts(facts)) => {
+                        bytes += TASK_BYTES;
+                        self.facts.push(facts);
+                    }
                     None => break,
                 }
             }
@@ -104,6 +111,9 @@ impl LogWriter {
         for (_, _, n) in &self.order {
             encode_task(&mut self.batch, &mut self.value, &self.tasks[*n]);
         }
+        for LogFacts { put: (key, value), .. } in &self.facts {
+            self.batch.put(key, value);
+        }
         if !self.batch.is_empty() {
             self.round += 1;
             self.batch.put(keys::LOG_ROUND, &round_record(self.round, self.synced_round));
@@ -115,7 +125,8 @@ impl LogWriter {
             let bytes = self.tasks.iter().flat_map(|t| &t.entries).map(|e| e.data.len() as u64).sum();
             Counters::add(&self.shared.counters.log_entry_bytes, bytes);
         }
-        if self.tasks.iter().any(|task| task.must_sync) && !planted!(AckBeforeSync) {
+        let must_sync = !self.facts.is_empty() || self.tasks.iter().any(|task| task.must_sync);
+        if must_sync && !planted!(AckBeforeSync) {
             self.shared.engine.log_sync()?;
             self.synced_round = self.round;
             Counters::add(&self.shared.counters.log_syncs, 1);
@@ -143,9 +154,15 @@ impl LogWriter {
                 let frame = frames.entry(to.store).or_insert_with(|| origin.frame(to.store));
                 frame.messages.push(raft_message(&region, from, to, Some(message), false));
             }
+            for (to, note) in task.notes.drain(..) {
+                frames.entry(to).or_insert_with(|| origin.frame(to)).messages.push(note);
+            }
         }
         for (to, frame) in frames {
             self.transport.send(to, frame);
+        }
+        for LogFacts { written, .. } in self.facts.drain(..) {
+            self.shared.links.liveness.send(LivenessMsg::Written(written));
         }
         let raft = &self.shared.links.raft;
         let mut persisted: Vec<Vec<Persisted>> = Vec::new();
@@ -204,6 +221,11 @@ pub(crate) fn encode_task(batch: &mut WriteBatch, value: &mut Vec<u8>, task: &Lo
         batch.put(&keys::log_base(region, peer), &base.encode());
         delete_entries(batch, task, task.delete_from, base.index);
     }
+    match &task.promise {
+        Some(Some(promise)) => batch.put(&keys::log_promise(region, peer), &promise.encode()),
+        Some(None) => batch.delete(&keys::log_promise(region, peer)),
+        None => {}
+    }
     if let Some((from, to)) = task.stale_tail {
         delete_entries(batch, task, from, to);
     }
@@ -233,9 +255,10 @@ impl Turn for LogWriter {
             return false;
         }
         let reaches_barrier = self.collect();
-        if !self.tasks.is_empty() {
+        if !self.tasks.is_empty() || !self.facts.is_empty() {
             if let Err(error) = self.commit() {
                 self.tasks.clear();
+                self.facts.clear();
                 self.shared.fail(&error);
                 return false;
             }

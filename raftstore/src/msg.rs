@@ -12,7 +12,9 @@ use flotilla_region::{Index, Peer, PeerId, Region, RegionEpoch, RegionId, StoreI
 use crate::admin::check::{CheckDone, Digest};
 use crate::admin::merge::{MergeState, Prepared, Retire};
 use crate::error::{Damage, RequestError};
+use crate::liveness::Written;
 use crate::load::RegionLoad;
+use crate::peer::fortify::Promise;
 use crate::state::LogId;
 use crate::time::Time;
 use crate::wire::HeartbeatCell;
@@ -193,8 +195,16 @@ pub(crate) enum RaftMsg {
     Crowded { region: RegionId, version: u64, until: Time },
     /// A frame to this store could not be delivered.
     Unreachable(StoreId),
+    /// This store does, or does no more, support another one at this epoch. A withdrawal is on disk.
+    Supporting { store: StoreId, epoch: u64, is_held: bool },
+    /// Another store does, or does no more, support this one.
+    Support { store: StoreId, is_held: bool },
+    /// Show that the worker lives.
+    Prove(u64),
     /// Ask all led regions to be split if they are larger than this; tells what is there.
     Inspect(Box<dyn FnOnce(Vec<PeerStatus>) + Send>),
+    /// Like `Inspect`, of the peers to which anything happened since this was last asked.
+    InspectRecent(Box<dyn FnOnce(Vec<PeerStatus>) + Send>),
     /// Stop leading as far as possible: the store is shutting down.
     ShedLeaders,
 }
@@ -248,8 +258,18 @@ pub struct PeerStatus {
 pub(crate) enum LogMsg {
     /// Write, sync, then release: what a turn has, in order.
     Tasks(Vec<LogTask>),
+    /// Write, sync, then tell the liveness worker.
+    Facts(LogFacts),
     /// The store stops: finish and say so.
     Barrier(Box<dyn FnOnce() + Send>),
+}
+
+/// A record of store liveness for the log writer.
+pub(crate) struct LogFacts {
+    /// Key and value.
+    pub put: (Vec<u8>, Vec<u8>),
+    /// What the liveness worker is told.
+    pub written: Written,
 }
 
 /// Work of one peer for the log writer. All of it lands in one batch.
@@ -265,12 +285,16 @@ pub(crate) struct LogTask {
     pub base: Option<LogId>,
     pub delete_from: Index,
     pub entries: Vec<Entry>,
+    /// The peer's promise to its leader changed; `Some(None)` = there is none.
+    pub promise: Option<Option<Promise>>,
     /// Stale tail `[from, to]` left by a conflict.
     pub stale_tail: Option<(Index, Index)>,
     /// Whether the batch must be synced before anything is released.
     pub must_sync: bool,
     /// To other peers.
     pub outgoing: Vec<Outgoing>,
+    /// To other stores, beside messages of the core.
+    pub notes: Vec<(StoreId, pb::RaftMessage)>,
     /// To the peer itself.
     pub responses: Vec<Message>,
     /// After everything: the snapshot that this task completes.
@@ -310,6 +334,8 @@ pub(crate) enum ApplyMsg {
         epoch: RegionEpoch,
         merged: Option<(RegionId, u64)>,
     },
+    /// Show that the worker lives.
+    Prove(u64),
     /// Take nothing more for the region; it is to become part of another one.
     Retire { region: RegionId, incarnation: Incarnation },
     /// The region became part of another one.

@@ -140,5 +140,6 @@ pub(crate) fn raft_message(
         check_stale: false,
         merge: bytes::Bytes::new(),
         check: None,
+        fortification: None,
     }
 }

@@ -35,4 +35,14 @@ flotilla_planted::bugs! {
     SourceBuriedEarly,
     /// A source that is final takes it back when the target is slow.
     RollbackAfterPrepare,
+    /// A restarted store remembers nobody whom it supports.
+    SupportForgotten,
+    /// A store counts support from the answer's receipt instead of from its own request.
+    SupportFromReceipt,
+    /// Regions learn of a withdrawal that is not on disk, and that the next request revives.
+    WithdrawnBeforeSync,
+    /// A promise to a leader is told before it is on disk.
+    PromiseBeforeSync,
+    /// A leader sleeps while a follower has not been told the tail.
+    SleepBeforeTail,
 }

@@ -212,6 +212,7 @@ fn first_peer(engine: &dyn Engine, start: &[u8], end: &[u8]) -> Result<Option<(R
             Some(
                 keys::LogKey::HardState(region, peer)
                 | keys::LogKey::Base(region, peer)
+                | keys::LogKey::Promise(region, peer)
                 | keys::LogKey::Entry(region, peer, _),
             ) => Some((region, peer)),
             _ => None,

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use crate::background::BackgroundMsg;
 use crate::config::StoreConfig;
 use crate::error::{Quarantined, StoreError};
+use crate::liveness::{LivenessMsg, Supports};
 use crate::load::Loads;
 use crate::local_reader::Delegates;
 use crate::machine::StateMachine;
@@ -37,6 +38,7 @@ pub(crate) struct Links {
     pub snapshot: Address<SnapshotMsg>,
     pub placement: Address<PlacementMsg>,
     pub background: Address<BackgroundMsg>,
+    pub liveness: Address<LivenessMsg>,
 }
 
 impl Links {
@@ -65,6 +67,8 @@ pub(crate) struct Shared {
     pub delegates: Delegates,
     /// Regions that clients ask for something.
     pub loads: Arc<Loads>,
+    /// Which other stores support this one.
+    pub supports: Supports,
     pub ranges: Mutex<StoreRanges>,
     /// Ids that this store holds in advance, so that splits go on without the placement leader.
     pub ids: Mutex<IdPool>,
@@ -101,6 +105,7 @@ impl Shared {
             links,
             delegates: Delegates::default(),
             loads: Arc::default(),
+            supports: Supports::default(),
             ranges: Mutex::default(),
             ids: Mutex::default(),
             pending_bytes: Arc::default(),
@@ -177,6 +182,12 @@ pub struct Counters {
     pub inconsistencies: AtomicU64,
     /// Regions taken out of service here because they were damaged.
     pub regions_quarantined: AtomicU64,
+    /// Frames of store liveness sent.
+    pub liveness_frames: AtomicU64,
+    /// Regions that went to sleep here.
+    pub sleeps: AtomicU64,
+    /// Regions that were woken here.
+    pub wakes: AtomicU64,
 }
 
 impl Counters {
@@ -209,6 +220,9 @@ impl Counters {
             ("consistency_checks", get(&self.consistency_checks)),
             ("inconsistencies", get(&self.inconsistencies)),
             ("regions_quarantined", get(&self.regions_quarantined)),
+            ("liveness_frames", get(&self.liveness_frames)),
+            ("sleeps", get(&self.sleeps)),
+            ("wakes", get(&self.wakes)),
         ]
     }
 }
@@ -312,6 +326,11 @@ impl StoreRanges {
         }
         self.reserved.insert(region, (space, range.clone()));
         true
+    }
+
+    /// Number of regions that have a range here.
+    pub(crate) fn count(&self) -> usize {
+        self.places.len()
     }
 
     /// Number of reservations.

@@ -20,6 +20,7 @@ use crate::config::{FORMAT, FORMAT_READ_MIN, StoreConfig, WIRE_VERSION};
 use crate::error::{Damage, Quarantined, RequestError, StoreError};
 use crate::founding::{PreSplit, first_regions};
 use crate::history::{self, RegionEvent};
+use crate::liveness::{self, Liveness, LivenessMsg};
 use crate::local_reader::LocalRead;
 use crate::log_writer::LogWriter;
 use crate::machine::StateMachine;
@@ -192,6 +193,11 @@ impl Store {
         }
     }
 
+    /// Number of regions here.
+    pub fn region_count(&self) -> usize {
+        self.shared.ranges.lock().count()
+    }
+
     /// Regions that are out of service on this store because what it has of them is damaged.
     pub fn quarantined(&self) -> Vec<Quarantined> {
         self.shared.quarantine.lock().values().flatten().cloned().collect()
@@ -254,6 +260,9 @@ impl Store {
                 let cells = wire::heartbeat_cells(columns, response).ok_or("malformed heartbeats")?;
                 self.spread_heartbeats(from, cells);
             }
+        }
+        if let Some(liveness) = frame.liveness {
+            self.shared.links.liveness.send(LivenessMsg::Frame(from, liveness));
         }
         if !frame.placement.is_empty() {
             self.shared.links.placement.send(PlacementMsg::Frame(from, frame.placement));
@@ -421,6 +430,7 @@ struct Mailboxes {
     snapshot: Mailbox<SnapshotMsg>,
     placement: Mailbox<PlacementMsg>,
     background: Mailbox<BackgroundMsg>,
+    liveness: Mailbox<LivenessMsg>,
 }
 
 impl Mailboxes {
@@ -431,6 +441,7 @@ impl Mailboxes {
         let (snapshot_link, snapshot) = Mailbox::new();
         let (placement_link, placement) = Mailbox::new();
         let (background_link, background) = Mailbox::new();
+        let (liveness_link, liveness) = Mailbox::new();
         let links = Links {
             raft: raft_links,
             apply: apply_links,
@@ -438,8 +449,9 @@ impl Mailboxes {
             snapshot: snapshot_link,
             placement: placement_link,
             background: background_link,
+            liveness: liveness_link,
         };
-        Self { links, raft, apply, log, snapshot, placement, background }
+        Self { links, raft, apply, log, snapshot, placement, background, liveness }
     }
 }
 
@@ -450,13 +462,15 @@ fn build_workers(
     directory: &Arc<RwLock<Directory>>,
 ) -> Result<Workers, StoreError> {
     let heartbeat_ms = shared.config.heartbeat_ticks as u64 * shared.config.tick_ms;
+    let remembered = liveness::recall(&*shared.engine)?;
     let mut rafts: Vec<RaftWorker> = boxes
         .raft
         .into_iter()
         .enumerate()
         .map(|(number, mailbox)| {
             let outbox = Outbox::new(transport.clone(), shared.origin, heartbeat_ms);
-            RaftWorker::new(number, Env::new(shared.clone(), outbox, number as u64), mailbox)
+            let env = Env::new(shared.clone(), outbox, number as u64, remembered.held());
+            RaftWorker::new(number, env, mailbox)
         })
         .collect();
     recovery::restore_regions(shared, &mut rafts)?;
@@ -469,6 +483,8 @@ fn build_workers(
     }
     turns.push(Box::new(SnapshotWorker::new(shared.clone(), transport.clone(), boxes.snapshot)));
     turns.push(Box::new(Background::new(shared.clone(), boxes.background)));
+    let (to_stores, book) = (transport.clone(), directory.clone());
+    turns.push(Box::new(Liveness::new(shared.clone(), to_stores, boxes.liveness, book, &remembered)));
     let placement = Placement::new(shared.clone(), transport.clone(), boxes.placement, directory.clone());
     turns.push(Box::new(placement));
     Ok(Workers { turns })

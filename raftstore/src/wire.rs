@@ -231,6 +231,17 @@ pub(crate) fn merge_heartbeats(into: &mut Option<pb::Heartbeats>, more: pb::Hear
     into.version.extend(more.version);
 }
 
+/// A later request takes the place of an earlier one, and so does an answer.
+fn merge_liveness(earlier: &mut pb::StoreLiveness, later: pb::StoreLiveness) {
+    if later.epoch > 0 {
+        (earlier.epoch, earlier.round, earlier.duration_ms) = (later.epoch, later.round, later.duration_ms);
+    }
+    if later.support_epoch > 0 || later.refused_epoch > 0 {
+        (earlier.support_epoch, earlier.support_round) = (later.support_epoch, later.support_round);
+        earlier.refused_epoch = later.refused_epoch;
+    }
+}
+
 /// Whether a frame may wait a little for company: heartbeats that confirm no read, and news for placement.
 pub fn is_patient(frame: &StoreFrame) -> bool {
     let confirms = |h: &Option<pb::Heartbeats>| h.iter().flat_map(|h| &h.context).any(|c| !c.is_empty());
@@ -241,6 +252,10 @@ pub fn is_patient(frame: &StoreFrame) -> bool {
 pub fn merge_frames(earlier: &mut StoreFrame, later: StoreFrame) {
     earlier.messages.extend(later.messages);
     earlier.placement.extend(later.placement);
+    match (&mut earlier.liveness, later.liveness) {
+        (Some(earlier), Some(later)) => merge_liveness(earlier, later),
+        (earlier, later) => *earlier = earlier.take().or(later),
+    }
     for (into, more) in [
         (&mut earlier.heartbeats, later.heartbeats),
         (&mut earlier.heartbeat_responses, later.heartbeat_responses),

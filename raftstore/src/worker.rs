@@ -14,9 +14,11 @@ use flotilla_region::{
 use crate::admin::merge::MergeState;
 use crate::admin::split::INIT_LOG;
 use crate::error::{Damage, RequestError, StoreError};
+use crate::liveness::LivenessMsg;
 use crate::mailbox::{Mailbox, Turn};
 use crate::msg::{Applied, ApplyMsg, CreatePeer, Incarnation, LogMsg, LogTask, RaftMsg, ReceivedSnapshot};
 use crate::outbox::{Outbox, raft_message};
+use crate::peer::fortify::Release;
 use crate::peer::log::PeerLog;
 use crate::peer::{NewPeer, Peer, Phase};
 use crate::placement::PlacementMsg;
@@ -25,6 +27,10 @@ use crate::shared::{Shared, worker_of};
 use crate::state::{LogId, RegionState};
 use crate::time::Time;
 use crate::wire::{self, HeartbeatCell};
+
+mod rest;
+
+use rest::Unrest;
 
 /// Ticks between looks at what only changes slowly: reports to placement, stale peers.
 const SLOW_TICKS: u64 = 10;
@@ -41,16 +47,37 @@ pub(crate) struct Env {
     log_tasks: Vec<LogTask>,
     /// What it has for each apply worker, in order.
     apply_messages: Vec<Vec<ApplyMsg>>,
+    /// Epochs of other stores that this one supports: peers that promised something hold to it.
+    pub supporting: BTreeMap<StoreId, u64>,
+    /// Regions whose peer here may be bound to a leader on that store.
+    pub bound_to: BTreeMap<StoreId, BTreeSet<RegionId>>,
+    /// Followers to be released, for the worker.
+    pub releases: Vec<Release>,
     number: u64,
     incarnations: u64,
 }
 
 impl Env {
-    pub(crate) fn new(shared: Arc<Shared>, outbox: Outbox, number: u64) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        outbox: Outbox,
+        number: u64,
+        supporting: BTreeMap<StoreId, u64>,
+    ) -> Self {
         let mut apply_messages = Vec::new();
         apply_messages.resize_with(shared.links.apply.len(), Vec::new);
-        let (now, log_tasks) = (Time::default(), Vec::new());
-        Self { shared, outbox, now, log_tasks, apply_messages, number, incarnations: 0 }
+        Self {
+            shared,
+            outbox,
+            now: Time::default(),
+            log_tasks: Vec::new(),
+            apply_messages,
+            supporting,
+            bound_to: BTreeMap::new(),
+            releases: Vec::new(),
+            number,
+            incarnations: 0,
+        }
     }
 
     /// Has the log writer write a task, after all earlier ones.
@@ -83,6 +110,31 @@ impl Env {
         }
     }
 
+    /// Sends another peer of a region a word on promises and sleep.
+    pub(crate) fn post_note(
+        &mut self,
+        region: &Region,
+        from: PeerInfo,
+        to: PeerInfo,
+        note: pb::Fortification,
+    ) {
+        let mut message = raft_message(region, from, to, None, false);
+        message.fortification = Some(note);
+        self.outbox.push(to.store, message);
+    }
+
+    /// A peer here is bound to a leader on `store`.
+    pub(crate) fn promised(&mut self, store: StoreId, region: RegionId) {
+        self.bound_to.entry(store).or_default().insert(region);
+    }
+
+    /// It is not any more.
+    pub(crate) fn released(&mut self, store: StoreId, region: RegionId) {
+        if let Some(regions) = self.bound_to.get_mut(&store) {
+            regions.remove(&region);
+        }
+    }
+
     /// Sends a message to a peer, which may live on this store.
     pub(crate) fn post(&mut self, to: StoreId, message: pb::RaftMessage) {
         if to == self.shared.origin.store {
@@ -108,6 +160,11 @@ pub(crate) struct RaftWorker {
     peers: BTreeMap<RegionId, Box<Peer>>,
     /// Peers to look at before the turn ends.
     touched: Vec<RegionId>,
+    /// Peers that are ticked. Without store liveness all of them.
+    awake: BTreeSet<RegionId>,
+    /// Peers that were awake at some time since the size check last asked.
+    recent: BTreeSet<RegionId>,
+    unrest: Unrest,
     /// Regions that are out of service.
     quarantine: Quarantine,
     /// Removed peers whose log goes once their tombstone is durable (rule W4).
@@ -124,6 +181,9 @@ impl RaftWorker {
             mailbox,
             peers: BTreeMap::new(),
             touched: Vec::new(),
+            awake: BTreeSet::new(),
+            recent: BTreeSet::new(),
+            unrest: Unrest::default(),
             quarantine: Quarantine::default(),
             dead: BTreeSet::new(),
             next_tick: Time::default(),
@@ -239,6 +299,9 @@ impl RaftWorker {
             }
             RaftMsg::Destroyed { region, incarnation } => self.on_destroyed(region, incarnation),
             RaftMsg::Unreachable(store) => self.on_unreachable(store),
+            RaftMsg::Supporting { store, epoch, is_held } => self.on_supporting(store, epoch, is_held),
+            RaftMsg::Support { store, is_held } => self.on_support(store, is_held),
+            RaftMsg::Prove(round) => self.env.shared.links.liveness.send(LivenessMsg::Proof(round)),
             RaftMsg::Check { region, done } => match self.touch(region) {
                 Some((peer, env)) => peer.begin_check(done, env),
                 None => done.into_iter().for_each(|done| done(Err(RequestError::RegionNotFound(region)))),
@@ -261,6 +324,10 @@ impl RaftWorker {
                 }
             }
             RaftMsg::Inspect(tell) => tell(self.peers.values().map(|peer| peer.status()).collect()),
+            RaftMsg::InspectRecent(tell) => {
+                let recent = std::mem::replace(&mut self.recent, self.awake.clone());
+                tell(recent.iter().filter_map(|id| self.peers.get(id)).map(|peer| peer.status()).collect());
+            }
             RaftMsg::ShedLeaders => self.shed_leaders(),
             RaftMsg::Retire(retire) => match self.touch(retire.source) {
                 Some((peer, env)) => peer.on_retire(*retire, env),
@@ -289,11 +356,27 @@ impl RaftWorker {
     fn insert(&mut self, peer: Peer) {
         let mut peer = Box::new(peer);
         peer.touch(&mut self.touched);
+        self.awake.insert(peer.id());
+        self.recent.insert(peer.id());
+        if let Some(promise) = &peer.promise {
+            self.env.promised(promise.store, peer.id());
+        }
         self.peers.insert(peer.id(), peer);
     }
 
+    fn take_away(&mut self, region: &RegionId) -> Option<Box<Peer>> {
+        self.awake.remove(region);
+        self.peers.remove(region)
+    }
+
+    /// A peer to which something happens; it is awake from now on.
     fn touch(&mut self, region: RegionId) -> Option<(&mut Peer, &mut Env)> {
         let peer = self.peers.get_mut(&region)?;
+        if peer.rest.is_asleep {
+            peer.wake(&mut self.env);
+            self.awake.insert(region);
+            self.recent.insert(region);
+        }
         peer.touch(&mut self.touched);
         Some((peer, &mut self.env))
     }
@@ -305,10 +388,16 @@ impl RaftWorker {
     // ---- messages from other stores ----
 
     fn on_heartbeat(&mut self, from: StoreId, cell: HeartbeatCell) {
-        let Some((peer, env)) = self.touch(cell.region) else { return };
-        if cell.message.to != peer.info().id {
+        let Some(peer) = self.peers.get_mut(&cell.region).filter(|peer| cell.message.to == peer.info().id)
+        else {
             return;
+        };
+        if peer.is_routine(&cell.message) {
+            // The last ones of a region that fell asleep on the other side, or has not yet.
+            peer.touch(&mut self.touched);
+            return peer.step(from, cell.message, &mut self.env);
         }
+        let Some((peer, env)) = self.touch(cell.region) else { return };
         if peer.region.peer(cell.message.from).is_none() && cell.epoch.conf_ver < peer.region.epoch.conf_ver {
             return;
         }
@@ -329,6 +418,9 @@ impl RaftWorker {
         if raft.is_tombstone {
             return self.on_tombstone(region, to, epoch);
         }
+        if let Some(note) = &raft.fortification {
+            return self.on_fortification(region, from, to, note);
+        }
         if let Some(check) = &raft.check {
             if let Some((peer, env)) = self.touch(region).filter(|(peer, _)| peer.info().id == to.id) {
                 peer.on_check_message(from.id, check, env);
@@ -337,6 +429,11 @@ impl RaftWorker {
         }
         let conf_ver_here = match self.peers.get_mut(&region) {
             Some(peer) if peer.info().id == to.id => {
+                if peer.rest.is_asleep {
+                    peer.wake(&mut self.env);
+                    self.awake.insert(region);
+                    self.recent.insert(region);
+                }
                 peer.touch(&mut self.touched);
                 return deliver(peer, from, epoch, raft, &mut self.env);
             }
@@ -517,7 +614,7 @@ impl RaftWorker {
         }
         let Some(me) = region.peer_on(self.env.shared.origin.store).copied() else { return Ok(()) };
         self.dead.remove(&(region.id, me.id));
-        let early = self.peers.remove(&region.id);
+        let early = self.take_away(&region.id);
         let mut adopted = early.as_ref().filter(|p| p.info().id == me.id).map(|p| p.node.hard_state());
         if let Some(state) = adopted.as_mut().filter(|_| planted!(SplitOverVote)) {
             state.vote = PeerId::ZERO;
@@ -539,7 +636,7 @@ impl RaftWorker {
 
     fn on_destroyed(&mut self, region: RegionId, incarnation: Incarnation) {
         if self.peers.get(&region).is_some_and(|p| p.incarnation == incarnation)
-            && let Some(peer) = self.peers.remove(&region)
+            && let Some(peer) = self.take_away(&region)
         {
             self.dead.insert((region, peer.info().id));
             let mut ranges = self.env.shared.ranges.lock();
@@ -556,7 +653,7 @@ impl RaftWorker {
     /// The region became part of another one on this store's disk.
     fn on_merged(&mut self, region: RegionId, peer_id: PeerId) {
         if self.peers.get(&region).is_some_and(|p| p.info().id == peer_id)
-            && let Some(peer) = self.peers.remove(&region)
+            && let Some(peer) = self.take_away(&region)
         {
             let forget = ApplyMsg::Forget { region, incarnation: peer.incarnation };
             self.env.apply(region, forget);
@@ -576,8 +673,10 @@ impl RaftWorker {
             // The tombstone is durable: nothing will ask for this log again.
             let task = LogTask { region, peer: peer_id, clear: true, ..LogTask::default() };
             self.env.log(task);
-        } else if let Some((peer, env)) = self.touch(region).filter(|(p, _)| p.info().id == peer_id) {
-            peer.on_durable(at, env);
+        } else if let Some(peer) = self.peers.get_mut(&region).filter(|p| p.info().id == peer_id) {
+            // No reason to wake.
+            peer.touch(&mut self.touched);
+            peer.on_durable(at, &mut self.env);
         }
     }
 
@@ -593,6 +692,11 @@ impl RaftWorker {
     fn shed_leaders(&mut self) {
         for peer in self.peers.values_mut().filter(|p| p.is_leader()) {
             let me = peer.info().id;
+            if peer.rest.is_asleep {
+                peer.wake(&mut self.env);
+                self.awake.insert(peer.id());
+                self.recent.insert(peer.id());
+            }
             let best = peer
                 .node
                 .progress_iter()
@@ -610,42 +714,33 @@ impl RaftWorker {
 
     fn tick(&mut self) {
         self.ticks += 1;
-        for peer in self.peers.values_mut() {
-            peer.tick(&mut self.env);
-            peer.tick_merge(&mut self.env);
-            if peer.node.has_ready() || peer.reads.has_waiting() {
-                peer.touch(&mut self.touched);
-            }
-        }
-        if self.ticks.is_multiple_of(SLOW_TICKS) {
+        self.wake_some();
+        let is_slow = self.ticks.is_multiple_of(SLOW_TICKS);
+        if is_slow {
             self.ask_about_stale_peers();
-            for peer in self.peers.values_mut() {
-                peer.log_commit(&mut self.env);
-                peer.report_in_full(&mut self.env);
-                peer.tick_check(&mut self.env);
-            }
-            if self.ticks.is_multiple_of(QUARANTINE_TICKS) {
-                self.quarantine.ask_others(&mut self.env);
-            }
-            self.bury_merged();
         }
-    }
-
-    /// Merged regions that missed it end when nothing here will ask for them again.
-    fn bury_merged(&mut self) {
-        for peer in self.peers.values_mut() {
-            match peer.maybe_bury(&mut self.env) {
-                // Its target's record is damaged: that one's quarantine decides.
-                Ok(()) | Err(flotilla_engine::Error::Corruption(_)) => {}
-                Err(error) => return self.env.shared.fail(&error.into()),
+        let Self { peers, awake, env, touched, .. } = self;
+        if awake.len() == peers.len() {
+            // Nobody sleeps: a walk is cheaper than as many look-ups.
+            for (id, peer) in peers.iter_mut() {
+                if !tick_peer(peer, is_slow, env, touched) {
+                    awake.remove(id);
+                }
             }
+        } else {
+            awake.retain(|id| peers.get_mut(id).is_some_and(|peer| tick_peer(peer, is_slow, env, touched)));
+        }
+        self.pump_releases();
+        if self.ticks.is_multiple_of(QUARANTINE_TICKS) {
+            self.quarantine.ask_others(&mut self.env);
         }
     }
 
     /// A peer that has heard of no leader for long asks the others whether it is still one of them.
     fn ask_about_stale_peers(&mut self) {
         let (now, limit) = (self.env.now, self.env.shared.config.stale_peer_ms);
-        for peer in self.peers.values_mut() {
+        for id in &self.awake {
+            let Some(peer) = self.peers.get_mut(id) else { continue };
             let stale = peer.leaderless_since.is_some_and(|since| now.ms_since(since) >= limit);
             if !stale {
                 continue;
@@ -674,7 +769,7 @@ impl RaftWorker {
     }
 
     fn end_in_quarantine(&mut self, id: RegionId) {
-        let Some(mut peer) = self.peers.remove(&id) else { return };
+        let Some(mut peer) = self.take_away(&id) else { return };
         peer.end_in_quarantine(&mut self.env);
         let damage = peer.damage.take().unwrap_or(Damage::Record("state"));
         let peers = vec![peer.info().id];
@@ -704,6 +799,29 @@ fn deliver(peer: &mut Peer, from: PeerInfo, epoch: RegionEpoch, raft: pb::RaftMe
         }
     }
     peer.step(from.store, message, env);
+}
+
+/// One tick of a peer that is awake; whether it still is afterwards.
+fn tick_peer(peer: &mut Peer, is_slow: bool, env: &mut Env, touched: &mut Vec<RegionId>) -> bool {
+    if peer.may_sleep(env) {
+        return false;
+    }
+    peer.tick(env);
+    peer.tick_merge(env);
+    if is_slow {
+        peer.log_commit(env);
+        peer.report_in_full(env);
+        peer.tick_check(env);
+        match peer.maybe_bury(env) {
+            // Its target's record is damaged: that one's quarantine decides.
+            Ok(()) | Err(flotilla_engine::Error::Corruption(_)) => {}
+            Err(error) => env.shared.fail(&error.into()),
+        }
+    }
+    if peer.node.has_ready() || peer.reads.has_waiting() {
+        peer.touch(touched);
+    }
+    true
 }
 
 fn is_vote(kind: MessageKind) -> bool {

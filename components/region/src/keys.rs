@@ -6,6 +6,10 @@
 //! 0x02 | region u64 | peer u64 | 0x01             hard state
 //! 0x02 | region u64 | peer u64 | 0x02             base: (index, term) before the first entry
 //! 0x02 | region u64 | peer u64 | 0x03 | index u64 entry
+//! 0x02 | region u64 | peer u64 | 0x04             promise to a fortified leader
+//! 0x03 | 0x01                                     latest epoch in which this store asked others for support
+//! 0x03 | 0x02                                     number of the last proof that the log writer lives
+//! 0x03 | 0x03 | store u64                         support of another store
 //! ```
 //! `data`:
 //! ```text
@@ -22,10 +26,14 @@
 
 use flotilla_raft::{Index, PeerId};
 
-use crate::{KeyRange, RegionId, Space};
+use crate::{KeyRange, RegionId, Space, StoreId};
 
 /// `log`: the round record, part of every log batch.
 pub const LOG_ROUND: &[u8] = &[0x01];
+/// `log`: latest epoch in which this store asked others for support.
+pub const OWN_EPOCH: &[u8] = &[LOG_LIVENESS, 0x01];
+/// `log`: number of the last proof that the log writer lives.
+pub const LOG_PROOF: &[u8] = &[LOG_LIVENESS, 0x02];
 /// `data`: identity and format of the store.
 pub const STORE_IDENT: &[u8] = &[0x01];
 
@@ -33,6 +41,9 @@ const LOG_PEER: u8 = 0x02;
 const HARD_STATE: u8 = 0x01;
 const BASE: u8 = 0x02;
 const ENTRY: u8 = 0x03;
+const PROMISE: u8 = 0x04;
+const LOG_LIVENESS: u8 = 0x03;
+const SUPPORTED: u8 = 0x03;
 const DATA_REGION: u8 = 0x02;
 const REGION_STATE: u8 = 0x01;
 const APPLY_STATE: u8 = 0x02;
@@ -54,6 +65,14 @@ pub enum LogKey {
     Base(RegionId, PeerId),
     /// One entry of a peer's log.
     Entry(RegionId, PeerId, Index),
+    /// Promise of a peer to its leader.
+    Promise(RegionId, PeerId),
+    /// [`OWN_EPOCH`].
+    OwnEpoch,
+    /// [`LOG_PROOF`].
+    Proof,
+    /// Support of another store.
+    Supported(StoreId),
 }
 
 fn log_prefix(region: RegionId, peer: PeerId, kind: u8) -> [u8; 18] {
@@ -73,6 +92,24 @@ pub fn log_hard_state(region: RegionId, peer: PeerId) -> [u8; 18] {
 /// `log`: base of a peer's log.
 pub fn log_base(region: RegionId, peer: PeerId) -> [u8; 18] {
     log_prefix(region, peer, BASE)
+}
+
+/// `log`: promise of a peer to its leader.
+pub fn log_promise(region: RegionId, peer: PeerId) -> [u8; 18] {
+    log_prefix(region, peer, PROMISE)
+}
+
+/// `log`: support of another store.
+pub fn supported(store: StoreId) -> [u8; 10] {
+    let mut key = [LOG_LIVENESS; 10];
+    key[1] = SUPPORTED;
+    key[2..].copy_from_slice(&store.0.to_be_bytes());
+    key
+}
+
+/// `log`: bounds `[start, end)` of the support of all other stores.
+pub fn supported_bounds() -> ([u8; 2], [u8; 2]) {
+    ([LOG_LIVENESS, SUPPORTED], [LOG_LIVENESS, SUPPORTED + 1])
 }
 
 /// `log`: one entry of a peer's log.
@@ -98,6 +135,14 @@ pub fn parse_log_key(key: &[u8]) -> Option<LogKey> {
     if key == LOG_ROUND {
         return Some(LogKey::Round);
     }
+    match (key, key.len()) {
+        (OWN_EPOCH, _) => return Some(LogKey::OwnEpoch),
+        (LOG_PROOF, _) => return Some(LogKey::Proof),
+        ([LOG_LIVENESS, SUPPORTED, store @ ..], 10) => {
+            return read_u64(store).map(|store| LogKey::Supported(StoreId(store)));
+        }
+        _ => {}
+    }
     if key.len() < 18 || key[0] != LOG_PEER {
         return None;
     }
@@ -106,6 +151,7 @@ pub fn parse_log_key(key: &[u8]) -> Option<LogKey> {
     match (key[17], key.len()) {
         (HARD_STATE, 18) => Some(LogKey::HardState(region, peer)),
         (BASE, 18) => Some(LogKey::Base(region, peer)),
+        (PROMISE, 18) => Some(LogKey::Promise(region, peer)),
         (ENTRY, 26) => Some(LogKey::Entry(region, peer, Index(read_u64(&key[18..])?))),
         _ => None,
     }

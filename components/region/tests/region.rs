@@ -20,6 +20,10 @@ fn keys_are_laid_out_as_the_table_says() {
         ("round", keys::LOG_ROUND.to_vec(), "01"),
         ("hard state", keys::log_hard_state(REGION, PEER).to_vec(), "020102030405060708111213141516171801"),
         ("base", keys::log_base(REGION, PEER).to_vec(), "020102030405060708111213141516171802"),
+        ("promise", keys::log_promise(REGION, PEER).to_vec(), "020102030405060708111213141516171804"),
+        ("own epoch", keys::OWN_EPOCH.to_vec(), "0301"),
+        ("proof", keys::LOG_PROOF.to_vec(), "0302"),
+        ("supported", keys::supported(flotilla_region::StoreId(7)).to_vec(), "03030000000000000007"),
         (
             "entry",
             keys::log_entry(REGION, PEER, Index(0x2122_2324_2526_2728)).to_vec(),
@@ -148,6 +152,10 @@ proptest! {
             Some(LogKey::Round) => keys::LOG_ROUND.to_vec(),
             Some(LogKey::HardState(region, peer)) => keys::log_hard_state(region, peer).to_vec(),
             Some(LogKey::Base(region, peer)) => keys::log_base(region, peer).to_vec(),
+            Some(LogKey::Promise(region, peer)) => keys::log_promise(region, peer).to_vec(),
+            Some(LogKey::OwnEpoch) => keys::OWN_EPOCH.to_vec(),
+            Some(LogKey::Proof) => keys::LOG_PROOF.to_vec(),
+            Some(LogKey::Supported(store)) => keys::supported(store).to_vec(),
             Some(LogKey::Entry(region, peer, index)) => keys::log_entry(region, peer, index).to_vec(),
         };
         prop_assert_eq!(written, bytes);

@@ -86,13 +86,11 @@ fn has_caught_up(replica: &PeerStatus) -> bool {
 /// Tells placement how full the store is, for as long as the process lives.
 pub async fn report_load(store: Store, dir: std::path::PathBuf) {
     loop {
-        let replicas = statuses(&store).await;
         let disk = rustix::fs::statvfs(&dir).ok();
         store.set_load(StoreStats {
             capacity_bytes: disk.as_ref().map_or(0, |disk| disk.f_blocks * disk.f_frsize),
             available_bytes: disk.as_ref().map_or(0, |disk| disk.f_bavail * disk.f_frsize),
-            region_count: replicas.len() as u32,
-            leader_count: replicas.iter().filter(|replica| replica.is_leader).count() as u32,
+            region_count: store.region_count() as u32,
             ..StoreStats::default()
         });
         tokio::time::sleep(LOAD_INTERVAL).await;

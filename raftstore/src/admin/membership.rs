@@ -128,11 +128,14 @@ impl Peer {
         self.me = me;
         if self.is_leader() {
             // Nobody will send the removed peer another entry: tell it.
-            for gone in before.peers.iter().filter(|p| self.region.peer(p.id).is_none()) {
+            let region = self.region.clone();
+            for gone in before.peers.iter().filter(|p| region.peer(p.id).is_none()) {
                 let mut message = raft_message(&self.region, self.me, *gone, None, false);
                 message.is_tombstone = true;
                 env.outbox.push(gone.store, message);
+                self.release_removed(gone.id, env);
             }
+            self.publish_lease(true, env);
         }
     }
 }

@@ -55,6 +55,9 @@ impl Peer {
         match self.propose(data, Callers::Admin(done), env.now) {
             Ok(()) => {
                 self.pending_split = Some(self.node.last_index());
+                if !planted!(ChildServedByParent) {
+                    self.lease.suspend();
+                }
                 // The children's voters shall exist as soon as the children ask for votes.
                 self.node.set_skip_commit_broadcast(false);
             }

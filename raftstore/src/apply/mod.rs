@@ -20,6 +20,7 @@ use crate::admin::check::DigestTask;
 use crate::background::BackgroundMsg;
 use crate::error::{RequestError, StoreError, readable};
 use crate::history::{self, RegionEvent};
+use crate::liveness::LivenessMsg;
 use crate::machine::Overlay;
 use crate::mailbox::{Mailbox, Turn};
 use crate::msg::{AdminDone, Applied, ApplyMsg, ApplyTask, Callers, Incarnation, Quota, RaftMsg, WriteDone};
@@ -271,6 +272,10 @@ impl ApplyWorker {
             }
             ApplyMsg::Destroy { region, peer, incarnation, epoch, merged } => {
                 self.on_destroy(region, peer, incarnation, epoch, merged)
+            }
+            ApplyMsg::Prove(round) => {
+                self.shared.links.liveness.send(LivenessMsg::Proof(round));
+                Ok(())
             }
             ApplyMsg::Retire { region, incarnation } => {
                 if let Some(applier) = self.appliers.get_mut(&region).filter(|a| a.incarnation == incarnation)

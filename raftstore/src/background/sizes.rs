@@ -16,6 +16,9 @@ use crate::time::Time;
 /// A region is looked at again when it has written this fraction of the limit.
 const LOOK_AGAIN_DIVISOR: u64 = 16;
 
+/// So many checks look at all regions once.
+const ASK_ALL: u64 = 30;
+
 /// A region is hot that writes this fraction of the limit between two checks.
 const HOT_DIVISOR: u64 = 1_024;
 
@@ -36,14 +39,18 @@ struct Seen {
 #[derive(Default)]
 pub(super) struct Sizes {
     seen: BTreeMap<RegionId, Seen>,
+    asked: u64,
 }
 
 impl Sizes {
-    /// Asks every raft worker for its peers.
-    pub(super) fn ask(&self, shared: &Shared) {
+    /// Asks every raft worker for its peers to which something happened, and now and then for all of them.
+    pub(super) fn ask(&mut self, shared: &Shared) {
+        let all = self.asked.is_multiple_of(ASK_ALL);
+        self.asked += 1;
         for worker in &shared.links.raft {
             let back = shared.links.background.clone();
-            worker.send(RaftMsg::Inspect(Box::new(move |list| back.send(BackgroundMsg::Statuses(list)))));
+            let tell = Box::new(move |list| back.send(BackgroundMsg::Statuses(list)));
+            worker.send(if all { RaftMsg::Inspect(tell) } else { RaftMsg::InspectRecent(tell) });
         }
     }
 

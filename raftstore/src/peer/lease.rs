@@ -9,7 +9,7 @@ use std::sync::Arc;
 use flotilla_region::{Index, PeerId, Region, RegionId, Term};
 
 use crate::load::RegionLoad;
-use crate::local_reader::{Delegates, ReadDelegate};
+use crate::local_reader::{Delegates, ReadDelegate, SupportLease};
 use crate::time::Time;
 
 /// The lease of one leader and the delegate through which callers' threads use it.
@@ -21,12 +21,15 @@ pub(crate) struct Lease {
     offered_in: Term,
     /// Term in which a follower asked for a read index.
     shared_in: Term,
+    /// Term in which followers were asked to fortify this leader: once their stores support it no more they elect
+    /// another one without waiting for an election timeout, so that only support counts in that term.
+    supported_in: Term,
 }
 
 impl Lease {
     /// A quorum confirmed what was sent at `sent`.
     pub(crate) fn confirm(&self, sent: Time, lease_ms: u64) {
-        if let Some(delegate) = &self.delegate {
+        if let Some(delegate) = self.delegate.as_ref().filter(|d| d.term() != self.supported_in) {
             delegate.extend(sent.plus_ms(lease_ms));
         }
     }
@@ -36,24 +39,46 @@ impl Lease {
     pub(crate) fn publish(
         &mut self,
         delegates: &Delegates,
-        region: &Arc<Region>,
+        (region, peer): (&Arc<Region>, PeerId),
         load: &Arc<RegionLoad>,
-        peer: PeerId,
         term: Term,
         at: (Index, Index),
+        support: Option<SupportLease>,
     ) {
-        let current = self.delegate.as_ref().is_some_and(|d| d.is_for(region, term));
-        if current || self.offered_in == term {
+        if self.offered_in == term {
             return;
         }
+        let timed = self.delegate.as_ref().filter(|d| d.is_for(region, term)).map(|d| d.lease_until());
         self.revoke(delegates, region.id);
-        let delegate = Arc::new(ReadDelegate::new(region.clone(), load.clone(), peer, term));
+        let delegate = Arc::new(ReadDelegate::new(region.clone(), load.clone(), peer, term, support));
+        delegate.extend(timed.unwrap_or_default());
         delegate.advance(at.0, at.1);
         if self.shared_in == term {
             delegate.share();
         }
         delegates.publish(region.id, delegate.clone());
         self.delegate = Some(delegate);
+    }
+
+    /// Whether callers' threads may read under this shape and term, by all that is known.
+    pub(crate) fn is_published(&self, region: &Region, term: Term) -> bool {
+        self.offered_in == term
+            || self.delegate.as_ref().is_some_and(|d| d.is_for(region, term) && !d.is_suspended())
+    }
+
+    /// Followers are about to be asked to fortify this leader in `term`.
+    pub(crate) fn count_support(&mut self, term: Term) {
+        self.supported_in = term;
+        if let Some(delegate) = &self.delegate {
+            delegate.void();
+        }
+    }
+
+    /// The support of stores does not count until the delegate is published again.
+    pub(crate) fn suspend(&self) {
+        if let Some(delegate) = &self.delegate {
+            delegate.suspend();
+        }
     }
 
     /// A follower asks for a read index: it will serve what it has applied.

@@ -15,6 +15,7 @@ use flotilla_region::{Index, PeerId, RegionId, Term, keys};
 use crate::admin::split::INIT_LOG;
 use crate::error::StoreError;
 use crate::msg::LogTask;
+use crate::peer::fortify::Promise;
 use crate::state::{LogId, decode_entry, decode_hard_state};
 
 /// Log positions, each at most the next: base <= applied <= last. Owned by the peer's raft worker.
@@ -40,6 +41,8 @@ pub(crate) struct PeerLog {
 pub(crate) struct LoadedLog {
     pub log: PeerLog,
     pub mend: Option<LogTask>,
+    /// To whom the peer gave its word.
+    pub promise: Option<Promise>,
 }
 
 impl LoadedLog {
@@ -75,6 +78,10 @@ impl PeerLog {
         let hard_state = match engine.log_get(&keys::log_hard_state(region, peer))? {
             Some(value) => decode_hard_state(value).ok_or(StoreError::Damaged("hard state"))?,
             None => HardState::default(),
+        };
+        let promise = match engine.log_get(&keys::log_promise(region, peer))? {
+            Some(value) => Some(Promise::decode(value).ok_or(StoreError::Damaged("promise"))?),
+            None => None,
         };
         let stored_base = match engine.log_get(&keys::log_base(region, peer))? {
             Some(value) => LogId::decode(value).ok_or(StoreError::Damaged("log base"))?,
@@ -121,7 +128,7 @@ impl PeerLog {
             applied,
             damaged: Cell::new(false),
         };
-        Ok(LoadedLog { log, mend })
+        Ok(LoadedLog { log, mend, promise })
     }
 
     /// Whether `log` holds entries of the peer.

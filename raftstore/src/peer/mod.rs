@@ -4,12 +4,14 @@
 //! worker, keeps the callers that wait, the lease, and the log's prefix. Each concern is a file of its own: `ready`
 //! (stepping and carrying out), `write`, `read`, `lease`, `gc`.
 
+pub(crate) mod fortify;
 mod gc;
 mod lease;
 pub(crate) mod log;
 mod read;
 mod ready;
 mod report;
+pub(crate) mod rest;
 mod write;
 
 use std::collections::BTreeMap;
@@ -28,11 +30,13 @@ use crate::state::LogId;
 use crate::time::Time;
 use crate::worker::Env;
 
+use fortify::{Leading, Promise};
 use gc::LogGc;
 use lease::Lease;
 use log::{LoadedLog, PeerLog};
 use read::Reads;
 use report::Reported;
+use rest::Rest;
 use write::Writes;
 
 /// A replica. Owned by one raft worker; nobody else touches it.
@@ -76,6 +80,13 @@ pub(crate) struct Peer {
     pub(crate) siblings: Vec<Region>,
     /// What clients do to the region here.
     pub(crate) load: Arc<RegionLoad>,
+    /// To whom this peer gave its word.
+    pub(crate) promise: Option<Promise>,
+    /// What followers promised to this leader.
+    leading: Option<Box<Leading>>,
+    /// Ticks during which the promise held.
+    bound_ticks: u32,
+    pub(crate) rest: Rest,
     /// What placement was last told of the region.
     reported: Reported,
     /// It is among those that the worker drives at the end of the turn.
@@ -121,6 +132,7 @@ impl Peer {
         let incarnation = env.next_incarnation();
         let config = core_config(&env.shared.config, me.id, applied.index, region.id);
         let base = loaded.log.base();
+        let loaded_promise = loaded.promise;
         let node = RawNode::new(&config, loaded.log)
             .map_err(|_| StoreError::Damaged("state of a consensus group"))?;
         let initialised = !region.peers.is_empty();
@@ -165,6 +177,10 @@ impl Peer {
             siblings: Vec::new(),
             load,
             reported: Reported::default(),
+            promise: loaded_promise,
+            leading: None,
+            bound_ticks: 0,
+            rest: Rest::default(),
             is_touched: false,
             region,
             me,
@@ -274,7 +290,13 @@ impl Peer {
         if !matches!(self.phase, Phase::Live | Phase::Uninitialised) {
             return;
         }
-        self.node.tick();
+        self.settle_promise(env);
+        if self.is_bound(env) && !self.is_leader() {
+            self.tick_bound(env);
+        } else {
+            self.node.tick();
+        }
+        self.fortify(env);
         self.writes.expire(env.now, self.region.id);
         let election_ms = env.shared.config.election_ms();
         self.reads.retry(env.now, election_ms);
@@ -302,6 +324,7 @@ impl Peer {
         self.give_check_up();
         self.abandon_sources(env);
         self.lease.revoke(&env.shared.delegates, self.id());
+        self.end_leading(env);
         self.writes.fail_all(self.region.id);
         self.reads.fail_all(&RequestError::RegionNotFound(self.region.id));
         env.shared.links.placement.send(crate::placement::PlacementMsg::NotLed(self.id()));
@@ -318,6 +341,7 @@ impl Peer {
         self.unlogged_commit = None;
         self.give_check_up();
         self.lease.revoke(&env.shared.delegates, self.id());
+        self.end_leading(env);
         self.writes.fail_all(self.region.id);
         self.reads.fail_all(&RequestError::RegionNotFound(self.region.id));
         let (region, peer, incarnation) = (self.id(), self.me.id, self.incarnation);

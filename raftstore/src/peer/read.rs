@@ -41,6 +41,14 @@ impl Reads {
         !self.waiting.is_empty()
     }
 
+    /// Whether nobody waits here.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+            && self.asked.is_empty()
+            && self.confirmed.is_empty()
+            && self.parked.is_empty()
+    }
+
     fn take_all(&mut self) -> Vec<ReadRequest> {
         let mut all = std::mem::take(&mut self.waiting);
         all.extend(self.asked.drain(..).flat_map(|round| round.requests));

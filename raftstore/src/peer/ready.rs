@@ -11,7 +11,6 @@ use crate::msg::{Applied, Effect, InstallSnapshot, LogTask, Outgoing, ReceivedSn
 use crate::shared::Counters;
 use crate::snapshot::SnapshotMsg;
 use crate::state::LogId;
-use crate::time::Time;
 use crate::wire;
 use crate::worker::Env;
 
@@ -22,7 +21,7 @@ impl Peer {
     /// A message from another peer.
     pub(crate) fn step(&mut self, from_store: StoreId, message: Message, env: &mut Env) {
         if matches!(self.phase, Phase::Closing | Phase::Stopped | Phase::Retired)
-            || self.breaks_promise(&message, env.now)
+            || self.breaks_promise(&message, env)
         {
             return;
         }
@@ -37,13 +36,20 @@ impl Peer {
         }
         // Refusals are the core's answers to stale or impossible messages; there is nothing to do about them.
         let _ = self.node.step(message);
+        self.outgrow_promise(env);
     }
 
-    /// Whether answering this vote request could break a promise made before the process restarted (trap T22).
-    fn breaks_promise(&self, message: &Message, now: Time) -> bool {
-        matches!(message.kind, MessageKind::Vote | MessageKind::PreVote)
-            && now < self.silent_until
-            && message.context != TRANSFER_CONTEXT
+    /// Whether answering this vote request could break the promise to a fortified leader, or one made before the process
+    /// restarted (trap T22).
+    fn breaks_promise(&mut self, message: &Message, env: &Env) -> bool {
+        if !matches!(message.kind, MessageKind::Vote | MessageKind::PreVote)
+            || message.context == TRANSFER_CONTEXT
+        {
+            return false;
+        }
+        self.settle_promise(env);
+        let is_for_another = self.promise.is_some_and(|promise| promise.leader != message.from);
+        env.now < self.silent_until || (is_for_another && self.is_bound(env))
     }
 
     /// The log writer finished a task of this life of the peer.
@@ -114,8 +120,10 @@ impl Peer {
             self.on_lost_leadership();
             self.merge.forget_proposals();
             self.give_check_up();
+            self.end_leading(env);
         } else {
             Counters::add(&env.shared.counters.elections_won, 1);
+            self.outgrow_promise(env);
         }
         if soft.role == Role::Leader || !soft.lead.is_zero() {
             self.unpark_writes(env);
@@ -233,6 +241,7 @@ impl Peer {
         self.unlogged_commit = None;
         log.base = Some(at);
         log.delete_from = at.index.next();
+        log.promise = self.promise.map(Some);
         log.installed = Some(Box::new((received.descriptor.clone(), at)));
         let install = InstallSnapshot {
             region: received.descriptor,
@@ -332,11 +341,10 @@ impl Peer {
         let safe = self.applied.index;
         // Only what is stable here is applied, so what is applied can be read back from `log`.
         self.node.storage_mut().evict(env.shared.config.entry_cache_bytes, safe);
-        let at = (self.node.commit(), self.applied.index);
-        self.lease.advance(at.0, at.1);
-        if self.has_applied_own_term() && !self.shape_in_question() {
-            let term = self.node.term();
-            self.lease.publish(&env.shared.delegates, &self.region, &self.load, self.me.id, term, at);
+        self.lease.advance(self.node.commit(), self.applied.index);
+        self.publish_lease(false, env);
+        if self.is_leader() && self.is_unfortified() {
+            self.fortify(env);
         }
         self.grant_reads(env);
         self.maybe_retire(env);

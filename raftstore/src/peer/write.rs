@@ -46,6 +46,11 @@ impl Writes {
         !self.gathered.is_empty()
     }
 
+    /// Whether nobody waits here.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.gathered.is_empty() && self.proposed.is_empty() && self.parked.is_empty()
+    }
+
     /// Remembers the caller of a proposed entry.
     pub(crate) fn push_proposed(&mut self, waiting: Waiting) {
         self.proposed.push_back(waiting);

@@ -22,6 +22,7 @@ use receive::Receiver;
 use send::Sender;
 
 /// To the snapshot worker.
+#[allow(clippy::large_enum_variant, reason = "few are under way at a time")]
 pub(crate) enum SnapshotMsg {
     /// The core wants `to` to have a snapshot.
     Send { region: Arc<Region>, from: Peer, to: Peer, message: Message },

@@ -121,6 +121,7 @@ impl World {
                     all.into_iter().for_each(|id| self.strike_down(id, true));
                 }
             }
+            Fault::Amnesia => self.leave_alone(store, &all),
             Fault::Pause => self.pause(store, 50_000, 2_550_000),
             Fault::LongPause => self.pause(store, 1_000_000, 30_000_000),
             Fault::Stall => self.stall(store),
@@ -176,6 +177,25 @@ impl World {
         self.repair_disk(id);
         let after = 20_000 + self.nemesis.rng.below(1_500_000);
         self.plan(after, Event::Restart(id));
+    }
+
+    /// All but one store forget what they had in memory, and that one does not notice.
+    fn leave_alone(&mut self, id: StoreId, all: &[StoreId]) {
+        if self.nemesis.rng.chance(1, 2) {
+            self.pause(id, 1_000_000, 3_000_000);
+        } else {
+            self.deafen(id);
+        }
+        for other in all.iter().copied().filter(|other| *other != id) {
+            if self.hosts[&other].running.is_none() {
+                continue;
+            }
+            self.stop(other, "power cut");
+            self.hosts[&other].engine.crash();
+            self.stats.power_cuts += 1;
+            let after = 1_000 + self.nemesis.rng.below(30_000);
+            self.plan(after, Event::Restart(other));
+        }
     }
 
     fn pause(&mut self, id: StoreId, us_min: u64, us_max: u64) {

@@ -29,7 +29,7 @@ const fn bug(name: &'static str, place: Place) -> Planted {
 }
 
 /// Every bug.
-pub const ALL: [Planted; 21] = [
+pub const ALL: [Planted; 26] = [
     bug("vote-not-persisted", Place::Raftstore(raftstore::Bug::VoteNotPersisted)),
     bug("ack-before-sync", Place::Raftstore(raftstore::Bug::AckBeforeSync)),
     bug("sync-that-is-none", Place::Disk),
@@ -48,6 +48,11 @@ pub const ALL: [Planted; 21] = [
     bug("source-buried-early", Place::Raftstore(raftstore::Bug::SourceBuriedEarly)),
     bug("rollback-after-prepare", Place::Raftstore(raftstore::Bug::RollbackAfterPrepare)),
     bug("no-tombstone", Place::Raftstore(raftstore::Bug::NoTombstone)),
+    bug("support-forgotten", Place::Raftstore(raftstore::Bug::SupportForgotten)),
+    bug("support-from-receipt", Place::Raftstore(raftstore::Bug::SupportFromReceipt)),
+    bug("withdrawn-before-sync", Place::Raftstore(raftstore::Bug::WithdrawnBeforeSync)),
+    bug("promise-before-sync", Place::Raftstore(raftstore::Bug::PromiseBeforeSync)),
+    bug("sleep-before-tail", Place::Raftstore(raftstore::Bug::SleepBeforeTail)),
     bug("peer-id-twice", Place::Placement(placement::Bug::IdTwice)),
     bug("older-epoch-in-routes", Place::Router(router::Bug::OlderEpoch)),
     bug("swap-repeated", Place::Router(router::Bug::RepeatedSwap)),

@@ -31,6 +31,9 @@ pub enum Fault {
     PowerCut,
     /// All machines lose power at once.
     Blackout,
+    /// All machines but one lose power and start again at once, and that one stands still or hears nobody meanwhile: what
+    /// they promised it still holds. Only with store liveness.
+    Amnesia,
     /// A process stands still.
     Pause,
     /// A process stands still for 1 to 30 seconds, as after a laptop's sleep.
@@ -206,6 +209,7 @@ impl Profile {
             config,
         };
         profile.draw_load(rng);
+        draw_liveness(rng, &mut profile);
         profile
     }
 
@@ -260,6 +264,27 @@ impl Profile {
         self.net.break_permille = 0;
         self.net.loss_permille = 0;
         self
+    }
+}
+
+/// Whether stores support each other, and how long. The bound on clocks is that of the fastest against the slowest of the
+/// drawn ones, and a little more.
+fn draw_liveness(rng: &mut Prng, profile: &mut Profile) {
+    let config = &mut profile.config;
+    config.store_liveness = rng.chance(1, 2);
+    config.liveness_duration_ms = *rng.pick(&[400, 1_000, 3_000]);
+    config.liveness_interval_ms = config.liveness_duration_ms * 3 / 8;
+    config.clock_drift_percent = 10;
+    config.sleep_ticks = *rng.pick(&[1, 3, 10]);
+    if !config.store_liveness {
+        return;
+    }
+    if rng.chance(1, 2) {
+        profile.faults.extend([Fault::Amnesia; 2]);
+    }
+    if rng.chance(1, 3) {
+        // A comparison tells everybody everything.
+        config.check_interval_ms = 0;
     }
 }
 

@@ -68,13 +68,15 @@ pub struct Stats {
     pub clock_jumps: u64,
     /// Compactions.
     pub compactions: u64,
+    /// Regions that went to sleep on a store.
+    pub sleeps: u64,
     /// Snapshots of regions that a split was about to bring to the receiver.
     pub needless_snapshots: u64,
 }
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 32] {
+    pub fn list(&self) -> [(&'static str, u64); 33] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -107,6 +109,7 @@ impl Stats {
             ("drains", self.drains),
             ("clock jumps", self.clock_jumps),
             ("compactions", self.compactions),
+            ("sleeps", self.sleeps),
             ("needless snapshots", self.needless_snapshots),
         ]
     }
@@ -158,6 +161,7 @@ impl Stats {
         self.drains += other.drains;
         self.clock_jumps += other.clock_jumps;
         self.compactions += other.compactions;
+        self.sleeps += other.sleeps;
         self.needless_snapshots += other.needless_snapshots;
     }
 }

@@ -268,6 +268,7 @@ impl World {
         self.stats.merges += counters.merges.load(Ordering::Relaxed);
         self.stats.load_splits += counters.load_splits.load(Ordering::Relaxed);
         self.stats.crowded_writes += counters.crowded_writes.load(Ordering::Relaxed);
+        self.stats.sleeps += counters.sleeps.load(Ordering::Relaxed);
         self.stats.splits += counters.splits.load(Ordering::Relaxed);
         self.stats.snapshots += counters.snapshots_installed.load(Ordering::Relaxed);
     }

@@ -149,6 +149,21 @@ impl<S: Storage> RawNode<S> {
         self.raft.timers.randomized_election_ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
     }
 
+    /// Has this node campaign after `ticks` ticks, and again after so many as long as nobody answers; until the next
+    /// role change. For owners that know of a leader's end by other means than silence.
+    pub fn campaign_after(&mut self, ticks: usize) {
+        self.raft.timers.election_elapsed = 0;
+        self.raft.timers.randomized_election_ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
+    }
+
+    /// Tells a leader that did not tick whether `peer` lives, in place of what was heard from it.
+    pub fn set_active(&mut self, peer: PeerId, lives: bool) {
+        if let Some(progress) = self.raft.tracker.progress.get_mut(peer) {
+            progress.recent_active = lives;
+            progress.was_active = lives;
+        }
+    }
+
     /// Index of the snapshot asked for by [`Self::request_snapshot`] and not received yet; 0 = none.
     pub fn requested_snapshot(&self) -> Index {
         self.raft.request_snapshot

@@ -112,6 +112,17 @@ impl Merge {
         Self { state, ..Self::default() }
     }
 
+    /// Whether the peer has nothing to do with any merge.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.state.is_none()
+            && self.caller.is_none()
+            && self.asked.is_none()
+            && self.held.is_empty()
+            && self.install.is_none()
+            && self.told.is_none()
+            && self.retire_for.is_none()
+    }
+
     /// Whoever leads next decides about what was proposed here.
     pub(crate) fn forget_proposals(&mut self) {
         self.proposed = None;

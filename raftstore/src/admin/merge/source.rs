@@ -224,6 +224,7 @@ impl Peer {
         }
         self.phase = Phase::Retired;
         self.lease.revoke(&env.shared.delegates, self.id());
+        self.end_leading(env);
         self.writes.fail_all(self.region.id);
         self.reads.fail_all(&RequestError::RegionNotFound(self.region.id));
         self.fail_merge_caller();
