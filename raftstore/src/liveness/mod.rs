@@ -49,6 +49,8 @@ pub(crate) enum LivenessMsg {
     Proof(u64),
     /// A write is synced.
     Written(Written),
+    /// News of placement that may wait for the next heartbeat to that store.
+    Ride(StoreId, Vec<pb::PlacementMessage>),
 }
 
 /// What is on disk now.
@@ -119,6 +121,8 @@ pub(crate) struct Liveness {
     directory: Arc<RwLock<Directory>>,
     requester: Requester,
     supporter: Supporter,
+    /// What travels with the next heartbeats.
+    riders: BTreeMap<StoreId, Vec<pb::PlacementMessage>>,
     /// The epoch of this life is on its way to the disk, or there.
     has_begun: bool,
     next_beat: Time,
@@ -145,6 +149,7 @@ impl Liveness {
             directory,
             requester,
             supporter,
+            riders: BTreeMap::new(),
             has_begun: false,
             next_beat: Time::default(),
             round: 0,
@@ -159,6 +164,7 @@ impl Liveness {
 
     fn handle(&mut self, message: LivenessMsg) {
         match message {
+            LivenessMsg::Ride(to, messages) => self.riders.entry(to).or_default().extend(messages),
             LivenessMsg::Frame(from, message) if self.is_on() => self.on_frame(from, &message),
             LivenessMsg::Frame(..) => {}
             LivenessMsg::Proof(round) | LivenessMsg::Written(Written::Proof(round)) => self.on_proof(round),
@@ -245,7 +251,8 @@ impl Liveness {
     /// Sends every store what it is owed: an answer, and a request if this store may ask.
     fn beat(&mut self, may_ask: bool) {
         let me = self.shared.origin.store;
-        let mut stores: BTreeSet<StoreId> = self.supporter.stores().collect();
+        let mut riders = std::mem::take(&mut self.riders);
+        let mut stores: BTreeSet<StoreId> = self.supporter.stores().chain(riders.keys().copied()).collect();
         if may_ask {
             let directory = self.directory.read();
             stores.extend(directory.stores.values().filter(|s| !s.address.is_empty()).map(|s| s.id));
@@ -257,10 +264,12 @@ impl Liveness {
             let answer = self.supporter.answer(store);
             let request = if may_ask { self.requester.ask(store, now) } else { None };
             let request = request.unwrap_or(Request { epoch: 0, round: 0, duration_ms: 0 });
-            if request.epoch == 0 && answer == Default::default() {
+            let placement = riders.remove(&store).unwrap_or_default();
+            if request.epoch == 0 && answer == Default::default() && placement.is_empty() {
                 continue;
             }
             let mut frame = self.shared.origin.frame(store);
+            frame.placement = placement;
             frame.liveness = Some(pb::StoreLiveness {
                 epoch: request.epoch,
                 round: request.round,

@@ -19,6 +19,7 @@ use crate::liveness::Support;
 use crate::local_reader::SupportLease;
 use crate::msg::LogTask;
 use crate::outbox::raft_message;
+use crate::shared::worker_of;
 use crate::time::Time;
 use crate::wire::pb;
 use crate::wire::pb::FortifyKind;
@@ -310,10 +311,11 @@ impl Peer {
         let mut others: Vec<PeerId> =
             self.region.peers.iter().map(|peer| peer.id).filter(|id| *id != promise.leader).collect();
         others.sort_unstable();
-        let count = others.len().max(1) as u64;
-        let place = others.iter().position(|id| *id == self.me.id).unwrap_or_default() as u64;
-        let turn = (place + self.id().0) % count;
-        self.node.campaign_after(1 + 2 * turn as usize);
+        let count = others.len().max(1);
+        let place = others.iter().position(|id| *id == self.me.id).unwrap_or_default();
+        // Ids come in steps: spread, or one store would be the first in all regions.
+        let turn = (place + worker_of(self.id(), count)) % count;
+        self.node.campaign_after(1 + 2 * turn);
     }
 
     /// A tick of a peer that may not campaign: if it does not know the leader to whom it is bound (its process started

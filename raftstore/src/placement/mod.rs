@@ -22,6 +22,7 @@ use flotilla_region::{Peer, PeerId, Region, RegionEpoch, RegionId, StoreId, Term
 use parking_lot::RwLock;
 
 use crate::error::RequestError;
+use crate::liveness::LivenessMsg;
 use crate::mailbox::{Address, Mailbox, Turn};
 use crate::msg::{AdminRequest, Quota, RaftMsg, RegionContext, WriteRequest};
 use crate::shared::Shared;
@@ -205,7 +206,14 @@ impl Placement {
     }
 
     fn flush(&mut self) {
+        let may_ride = |m: &pb::PlacementMessage| {
+            matches!(m.message, Some(Placed::Heartbeat(_) | Placed::Ack(_) | Placed::Book(_)))
+        };
         for (to, placement) in std::mem::take(&mut self.outgoing) {
+            if self.shared.config.store_liveness && placement.iter().all(may_ride) {
+                self.shared.links.liveness.send(LivenessMsg::Ride(to, placement));
+                continue;
+            }
             let mut frame = self.shared.origin.frame(to);
             frame.placement = placement;
             self.transport.send(to, frame);

@@ -282,8 +282,8 @@ fn draw_liveness(rng: &mut Prng, profile: &mut Profile) {
     if rng.chance(1, 2) {
         profile.faults.extend([Fault::Amnesia; 2]);
     }
-    if rng.chance(1, 3) {
-        // A comparison tells everybody everything.
+    if rng.chance(1, 3) && !profile.faults.contains(&Fault::Rot) {
+        // A comparison tells everybody everything, and finds what rots where nobody reads.
         config.check_interval_ms = 0;
     }
 }
