@@ -44,7 +44,8 @@ pub struct StoreConfig {
     pub apply_batch_bytes_max: usize,
     /// Longest time between checkpoints (flush of `data`, publication of durable indexes, log truncation).
     pub checkpoint_interval_ms: u64,
-    /// Bytes of `log` that start a checkpoint at once; bounds replay after a restart.
+    /// Bytes of `log` that start a checkpoint at once; bounds replay after a restart. Less than the write buffer of `log`
+    /// holds: else RocksDB writes entries to files that the checkpoint would have dropped.
     pub checkpoint_log_bytes: u64,
     /// Entries that stay below the durable index for slow followers.
     pub log_keep_entries: u64,
@@ -133,7 +134,7 @@ impl Default for StoreConfig {
             log_batch_bytes_max: 4 << 20,
             apply_batch_bytes_max: 4 << 20,
             checkpoint_interval_ms: 60_000,
-            checkpoint_log_bytes: 256 << 20,
+            checkpoint_log_bytes: 96 << 20,
             log_keep_entries: 256,
             log_force_entries: 100_000,
             split_bytes: 96 << 20,

@@ -74,6 +74,10 @@ pub fn run(args: &Args) -> Result<(), String> {
         raft_workers: args.workers,
         apply_workers: args.workers,
         split_bytes: 0,
+        split_busy_bytes: 0,
+        load_split_requests: 0,
+        load_split_bytes: 0,
+        load_split_cpu_ms: 0,
         // Leaders and regions stay where the bench puts them.
         placement: PlacementConfig {
             balance_leaders: false,

@@ -67,8 +67,8 @@ impl Gaps {
         report.add("gap p50", name, "longest write", self.gaps.quantile_ms(0.5), "ms");
         report.add("gap p99", name, "longest write", self.gaps.quantile_ms(0.99), "ms");
         report.add("command p50", name, "longest write", self.commands.quantile_ms(0.5), "ms");
-        report.add("done", name, "changes", self.gaps.count() as f64, "");
-        report.add("refused and tried again", name, "changes", self.refused as f64, "");
+        report.add("done", name, "changes", self.gaps.count() as f64, "count");
+        report.add("refused and tried again", name, "changes", self.refused as f64, "count");
     }
 }
 

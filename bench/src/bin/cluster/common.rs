@@ -125,6 +125,10 @@ pub fn beside(name: &str) -> Result<PathBuf, String> {
 pub fn still() -> Vec<(&'static str, String)> {
     vec![
         ("store.split_bytes", "0".into()),
+        ("store.split_busy_bytes", "0".into()),
+        ("store.load_split_requests", "0".into()),
+        ("store.load_split_bytes", "0".into()),
+        ("store.load_split_cpu_ms", "0".into()),
         ("placement.balance_regions", "false".into()),
         ("placement.merge_regions", "false".into()),
     ]

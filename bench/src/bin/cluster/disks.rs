@@ -156,11 +156,12 @@ struct Batches {
 
 impl Workload for Batches {
     fn next(&self, random: &mut Random) -> (&'static str, Action) {
-        let per_region = self.data.keys / self.regions;
-        let first = random.below(self.regions) * per_region;
+        // As the keys were cut.
+        let part = random.below(self.regions);
+        let (first, end) = (self.data.keys * part / self.regions, self.data.keys * (part + 1) / self.regions);
         let mut numbers = BTreeSet::new();
-        while numbers.len() < self.batch.min(per_region as usize) {
-            numbers.insert(first + random.below(per_region));
+        while numbers.len() < self.batch.min((end - first) as usize) {
+            numbers.insert(first + random.below(end - first));
         }
         let pair = |number: u64| (self.data.key(number), self.noise.value(self.data.value_bytes, random));
         let mut pairs: Vec<(Bytes, Bytes)> = numbers.into_iter().map(pair).collect();
@@ -256,4 +257,23 @@ async fn one_batch_size(
     report.add("all stores", batch, "writes", pairs as f64 / busy, "pairs/s");
     stores.stop().await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_stays_between_two_cuts() {
+        let data = Data::new(1_000, 8);
+        let cuts = data.cuts(7);
+        let batches = Batches { data, noise: data.noise(), regions: 7, batch: 20 };
+        let mut random = Random::new(1);
+        for _ in 0..1_000 {
+            let (_, Action::BatchPut(pairs)) = batches.next(&mut random) else { panic!("a batch") };
+            let region = |key: &Bytes| cuts.partition_point(|cut| cut <= key);
+            assert_eq!(pairs.len(), 20);
+            assert!(pairs.iter().all(|(key, _)| region(key) == region(&pairs[0].0)));
+        }
+    }
 }
