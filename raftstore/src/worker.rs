@@ -16,140 +16,26 @@ use crate::admin::split::INIT_LOG;
 use crate::error::{Damage, RequestError, StoreError};
 use crate::liveness::LivenessMsg;
 use crate::mailbox::{Mailbox, Turn};
-use crate::msg::{Applied, ApplyMsg, CreatePeer, Incarnation, LogMsg, LogTask, RaftMsg, ReceivedSnapshot};
-use crate::outbox::{Outbox, raft_message};
-use crate::peer::fortify::Release;
+use crate::msg::{Applied, ApplyMsg, CreatePeer, Incarnation, LogTask, RaftMsg, ReceivedSnapshot};
+use crate::outbox::raft_message;
 use crate::peer::log::PeerLog;
 use crate::peer::{NewPeer, Peer, Phase};
 use crate::placement::PlacementMsg;
 use crate::quarantine::{Bad, Quarantine};
-use crate::shared::{Shared, worker_of};
 use crate::state::{LogId, RegionState};
 use crate::time::Time;
 use crate::wire::{self, HeartbeatCell};
 
+mod env;
 mod rest;
 
+pub(crate) use env::Env;
 use rest::Unrest;
 
 /// Ticks between looks at what only changes slowly: reports to placement, stale peers.
 const SLOW_TICKS: u64 = 10;
 /// Ticks between questions whether damaged peers are still members; a multiple of the above.
 const QUARANTINE_TICKS: u64 = 50;
-
-/// What a worker lends to its peers.
-pub(crate) struct Env {
-    pub shared: Arc<Shared>,
-    pub outbox: Outbox,
-    /// Time of the turn.
-    pub now: Time,
-    /// What the turn has for the log writer, in order.
-    log_tasks: Vec<LogTask>,
-    /// What it has for each apply worker, in order.
-    apply_messages: Vec<Vec<ApplyMsg>>,
-    /// Epochs of other stores that this one supports: peers that promised something hold to it.
-    pub supporting: BTreeMap<StoreId, u64>,
-    /// Regions whose peer here may be bound to a leader on that store.
-    pub bound_to: BTreeMap<StoreId, BTreeSet<RegionId>>,
-    /// Followers to be released, for the worker.
-    pub releases: Vec<Release>,
-    number: u64,
-    incarnations: u64,
-}
-
-impl Env {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        outbox: Outbox,
-        number: u64,
-        supporting: BTreeMap<StoreId, u64>,
-    ) -> Self {
-        let mut apply_messages = Vec::new();
-        apply_messages.resize_with(shared.links.apply.len(), Vec::new);
-        Self {
-            shared,
-            outbox,
-            now: Time::default(),
-            log_tasks: Vec::new(),
-            apply_messages,
-            supporting,
-            bound_to: BTreeMap::new(),
-            releases: Vec::new(),
-            number,
-            incarnations: 0,
-        }
-    }
-
-    /// Has the log writer write a task, after all earlier ones.
-    pub(crate) fn log(&mut self, task: LogTask) {
-        self.log_tasks.push(task);
-    }
-
-    /// Gives a message to the apply worker of a region, after all earlier ones and what `log` was given before.
-    pub(crate) fn apply(&mut self, region: RegionId, message: ApplyMsg) {
-        self.apply_messages[worker_of(region, self.shared.links.apply.len())].push(message);
-    }
-
-    /// Tells the raft worker of another region something, after everything that log writer and apply workers were given
-    /// before: what the other region does next may build on it (rule W6).
-    pub(crate) fn tell(&mut self, region: RegionId, message: RaftMsg) {
-        self.hand_over();
-        self.shared.links.raft_of(region).send(message);
-    }
-
-    /// Hands over what the turn has for the log writer and the apply workers: one message and one wake-up each, however
-    /// many regions took part. The log writer comes first, for apply workers give it tasks too.
-    pub(crate) fn hand_over(&mut self) {
-        if !self.log_tasks.is_empty() {
-            self.shared.links.log.send(LogMsg::Tasks(std::mem::take(&mut self.log_tasks)));
-        }
-        for (worker, messages) in self.shared.links.apply.iter().zip(&mut self.apply_messages) {
-            if !messages.is_empty() {
-                worker.send(std::mem::take(messages));
-            }
-        }
-    }
-
-    /// Sends another peer of a region a word on promises and sleep.
-    pub(crate) fn post_note(
-        &mut self,
-        region: &Region,
-        from: PeerInfo,
-        to: PeerInfo,
-        note: pb::Fortification,
-    ) {
-        let mut message = raft_message(region, from, to, None, false);
-        message.fortification = Some(note);
-        self.outbox.push(to.store, message);
-    }
-
-    /// A peer here is bound to a leader on `store`.
-    pub(crate) fn promised(&mut self, store: StoreId, region: RegionId) {
-        self.bound_to.entry(store).or_default().insert(region);
-    }
-
-    /// It is not any more.
-    pub(crate) fn released(&mut self, store: StoreId, region: RegionId) {
-        if let Some(regions) = self.bound_to.get_mut(&store) {
-            regions.remove(&region);
-        }
-    }
-
-    /// Sends a message to a peer, which may live on this store.
-    pub(crate) fn post(&mut self, to: StoreId, message: pb::RaftMessage) {
-        if to == self.shared.origin.store {
-            self.tell(RegionId(message.region_id), RaftMsg::Network(vec![message]));
-        } else {
-            self.outbox.push(to, message);
-        }
-    }
-
-    /// A life that no peer of this process had before.
-    pub(crate) fn next_incarnation(&mut self) -> Incarnation {
-        self.incarnations += 1;
-        Incarnation((self.number + 1) << 48 | self.incarnations)
-    }
-}
 
 /// One raft worker.
 pub(crate) struct RaftWorker {

@@ -71,6 +71,11 @@ impl ClusterView {
         self.loads.get(&store).copied().unwrap_or_default()
     }
 
+    /// Stores with peers that are being filled.
+    pub fn filled_stores(&self) -> impl Iterator<Item = StoreId> {
+        self.loads.iter().filter(|(_, load)| load.filling > 0).map(|(store, _)| *store)
+    }
+
     /// Takes a store's durable facts over from the registry.
     pub fn put_store(&mut self, record: StoreRecord) {
         let info = self.stores.entry(record.id).or_default();

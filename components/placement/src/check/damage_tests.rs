@@ -1,4 +1,4 @@
-//! What becomes of replicas that their stores say are damaged.
+//! What becomes of replicas that their stores say are damaged, and of those whose store is lost.
 
 use super::*;
 
@@ -45,4 +45,19 @@ fn a_damaged_replica_stays_while_the_others_are_no_quorum_without_it() {
     world.view.damaged(StoreId(2), [(info.region.id, PeerId(12))].into());
     world.pass_without(60_000, &[3]);
     assert_eq!(world.check(), []);
+}
+
+#[test]
+fn a_lost_store_does_not_use_up_the_slots_that_its_replacement_needs() {
+    let mut world = World::new(4);
+    world.config.sending_per_store_max = 3;
+    for id in 100..110 {
+        let mut info = region(id, &[1, 2, 3]);
+        info.pending = [PeerId(id * 10 + 3)].into();
+        world.report(&info);
+    }
+    world.pass_without(2 * world.config.store_gone_ms, &[3]);
+    let operators = world.check();
+    let repairs = operators.iter().filter(|o| o.reason == Reason::Repair).count();
+    assert_eq!(repairs, 3, "{operators:?}");
 }

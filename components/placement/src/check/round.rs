@@ -1,6 +1,6 @@
 //! What one pass knows beyond the view: health and load of stores with the operators under way counted in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_region::{Peer, PeerId, PeerRole, Region, RegionId, StoreId};
 
@@ -67,6 +67,7 @@ impl<'a> Round<'a> {
         };
         let sites = view.stores().map(site).collect();
         let mut round = Self { view, config, sites, now_ms, flight, ids, operators: Vec::new() };
+        round.count_out_silent();
         let asked: Vec<Operator> = round.flight.operators().cloned().collect();
         asked.iter().for_each(|operator| round.count_in(operator));
         let moves: Vec<(RegionId, Move)> = round.flight.moves().map(|(r, m)| (r, *m)).collect();
@@ -78,6 +79,23 @@ impl<'a> Round<'a> {
             }
         }
         round
+    }
+
+    /// Nobody sends anything to a store that does not answer: a store that is lost shall not use up the slots that its
+    /// replacement needs.
+    fn count_out_silent(&mut self) {
+        let answers = |store: &StoreId| self.sites.get(store).is_some_and(|s| s.health == StoreHealth::Live);
+        let silent: BTreeSet<StoreId> = self.view.filled_stores().filter(|store| !answers(store)).collect();
+        if silent.is_empty() {
+            return;
+        }
+        for info in self.view.regions().iter() {
+            let Some(leader) = info.leader_store() else { continue };
+            let in_vain = |peer: &&Peer| silent.contains(&peer.store) && info.is_filling(peer);
+            for _ in info.region.peers.iter().filter(in_vain) {
+                self.load_mut(leader, |load| lower(&mut load.sending));
+            }
+        }
     }
 
     pub(super) fn into_operators(self) -> Vec<Operator> {
