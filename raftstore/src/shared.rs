@@ -9,7 +9,7 @@ use bytes::Bytes;
 use flotilla_engine::Engine;
 use flotilla_placement::IdPool;
 use flotilla_region::{KeyRange, PeerId, RegionId, Space};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::background::BackgroundMsg;
 use crate::config::StoreConfig;
@@ -21,7 +21,7 @@ use crate::machine::StateMachine;
 use crate::mailbox::Address;
 use crate::msg::{ApplyMsg, LogMsg, RaftMsg};
 use crate::outbox::FrameOrigin;
-use crate::placement::PlacementMsg;
+use crate::placement::{Directory, PlacementMsg};
 use crate::snapshot::SnapshotMsg;
 use crate::state::LogId;
 use crate::time::Clock;
@@ -69,6 +69,8 @@ pub(crate) struct Shared {
     pub loads: Arc<Loads>,
     /// Which other stores support this one.
     pub supports: Supports,
+    /// Who owns which keys, as far as this store has heard. Written by the placement worker.
+    pub directory: Arc<RwLock<Directory>>,
     pub ranges: Mutex<StoreRanges>,
     /// Ids that this store holds in advance, so that splits go on without the placement leader.
     pub ids: Mutex<IdPool>,
@@ -106,6 +108,7 @@ impl Shared {
             delegates: Delegates::default(),
             loads: Arc::default(),
             supports: Supports::default(),
+            directory: Arc::default(),
             ranges: Mutex::default(),
             ids: Mutex::default(),
             pending_bytes: Arc::default(),

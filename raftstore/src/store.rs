@@ -153,9 +153,8 @@ impl Store {
         let meta = Arc::new(crate::placement::MetaMachine);
         let links = boxes.links.clone();
         let shared = Arc::new(Shared::new(config, origin, engine, clock, machine, meta, links, fatal));
-        let mut directory = Directory::default();
-        directory.load_book(&*shared.engine)?;
-        let directory = Arc::new(RwLock::new(directory));
+        let directory = shared.directory.clone();
+        directory.write().load_book(&*shared.engine)?;
         let workers = build_workers(&shared, &transport, boxes, &directory)?;
         Ok((Self { shared, directory }, workers))
     }

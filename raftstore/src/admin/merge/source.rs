@@ -270,7 +270,8 @@ impl Peer {
     }
 
     /// Destroys a merged region that nothing on this store will ever ask for again: the target's peer here is past the
-    /// merge, or was removed. An absent one may still be created, by a split that is to be replayed (trap T16).
+    /// merge, or was removed. An absent one may still be created, by a split that is to be replayed (trap T16), unless
+    /// those who have the keys since then have no peer here.
     pub(crate) fn maybe_bury(&mut self, env: &mut Env) -> Result<(), flotilla_engine::Error> {
         let Some((target, version)) = self.merge.told else { return Ok(()) };
         if !matches!(self.phase, Phase::Live | Phase::Stopped) {
@@ -283,7 +284,14 @@ impl Peer {
                 here.epoch.version >= version && !here.range.overlaps(&self.region.range)
             }
             Some(RegionState::Tombstone { .. }) => true,
-            None => false,
+            None => {
+                let directory = env.shared.directory.read();
+                let owner = directory.routes.by_key(self.region.space, &self.region.range.start);
+                owner.is_some_and(|owner| {
+                    let owner = &owner.region;
+                    owner.epoch.version >= version && owner.peer_on(env.shared.origin.store).is_none()
+                })
+            }
         };
         if is_over {
             tracing::info!(region = self.id().0, target = target.0, "merged region that missed it ends");
