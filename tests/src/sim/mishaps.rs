@@ -61,9 +61,10 @@ impl World {
 
     // ---- machines ----
 
-    /// Whether the cluster can lose a machine without losing anything else: every region has three voters on machines
-    /// that exist, all its replicas have this membership, durably, and no other one is on its way. (A peer that falls
-    /// back to an older membership may need just the vote that is lost, and one that comes may be lost before it is.)
+    /// Whether the cluster can lose a machine without losing anything else: every region lives on machines that exist, one
+    /// with a replica there has three voters, all its replicas have this membership, durably, and no other one is on its
+    /// way. (A peer that falls back to an older membership may need just the vote that is lost, and one that comes may be
+    /// lost before it is.)
     fn may_lose(&self, id: StoreId) -> bool {
         let mut found: BTreeMap<RegionId, Vec<Region>> = BTreeMap::new();
         for host in self.hosts.values().filter(|host| !self.nemesis.is_rotten(host.id)) {
@@ -78,7 +79,7 @@ impl World {
             let voters = region.peers.iter().filter(|peer| peer.role == PeerRole::Voter).count();
             let others = region.peers.iter().filter(|peer| peer.store != id).count();
             let here = replicas.iter().filter(|replica| replica.epoch == region.epoch).count();
-            voters >= VOTERS_MIN
+            (voters >= VOTERS_MIN || region.peer_on(id).is_none())
                 && !region.is_joint()
                 && here == replicas.len()
                 && here >= others

@@ -326,7 +326,7 @@ fn draw_config(rng: &mut Prng, replicas: usize) -> StoreConfig {
         split_bytes: *rng.pick(&[0, 0, 2_000, 10_000]),
         split_keys_max: *rng.pick(&[1, 3]),
         split_check_ms: 500,
-        check_interval_ms: if tick_ms == 50 { 1_500 } else { 5_000 },
+        check_interval_ms: if tick_ms == 50 { 4_000 } else { 5_000 },
         snapshot_send_max: *rng.pick(&[1, 3]),
         snapshot_receive_max: *rng.pick(&[1, 3]),
         snapshot_chunk_bytes: *rng.pick(&[1, 500, 1 << 20]),

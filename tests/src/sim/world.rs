@@ -28,6 +28,9 @@ use crate::check::agreement::Agreement;
 /// Pause between attempts to join.
 const JOIN_US: u64 = 100_000;
 
+/// Pause before a store starts again whose disk failed as it started.
+const RESTART_US: u64 = 100_000;
+
 /// Something that happens at a moment.
 pub enum Event {
     /// A worker has a turn.
@@ -250,6 +253,12 @@ impl World {
             }
             // It stays down until its disk is replaced.
             Err(_) if self.nemesis.is_rotten(id) => {}
+            // Its disk is made to fail just now; it starts again on a healthy one.
+            Err(_) if self.nemesis.has_broken(id) => {
+                self.stats.fatal += 1;
+                self.repair_disk(id);
+                self.plan(RESTART_US, Event::Restart(id));
+            }
             Err(error) => self.violate(format!("store {id} cannot start again: {error}")),
         }
     }
