@@ -258,11 +258,7 @@ impl RaftWorker {
     /// A peer to which something happens; it is awake from now on.
     fn touch(&mut self, region: RegionId) -> Option<(&mut Peer, &mut Env)> {
         let peer = self.peers.get_mut(&region)?;
-        if peer.rest.is_asleep {
-            peer.wake(&mut self.env);
-            self.awake.insert(region);
-            self.recent.insert(region);
-        }
+        rouse(peer, &mut self.env, &mut self.awake, &mut self.recent);
         peer.touch(&mut self.touched);
         Some((peer, &mut self.env))
     }
@@ -315,11 +311,7 @@ impl RaftWorker {
         }
         let conf_ver_here = match self.peers.get_mut(&region) {
             Some(peer) if peer.info().id == to.id => {
-                if peer.rest.is_asleep {
-                    peer.wake(&mut self.env);
-                    self.awake.insert(region);
-                    self.recent.insert(region);
-                }
+                rouse(peer, &mut self.env, &mut self.awake, &mut self.recent);
                 peer.touch(&mut self.touched);
                 return deliver(peer, from, epoch, raft, &mut self.env);
             }
@@ -578,11 +570,7 @@ impl RaftWorker {
     fn shed_leaders(&mut self) {
         for peer in self.peers.values_mut().filter(|p| p.is_leader()) {
             let me = peer.info().id;
-            if peer.rest.is_asleep {
-                peer.wake(&mut self.env);
-                self.awake.insert(peer.id());
-                self.recent.insert(peer.id());
-            }
+            rouse(peer, &mut self.env, &mut self.awake, &mut self.recent);
             let best = peer
                 .node
                 .progress_iter()
@@ -685,6 +673,15 @@ fn deliver(peer: &mut Peer, from: PeerInfo, epoch: RegionEpoch, raft: pb::RaftMe
         }
     }
     peer.step(from.store, message, env);
+}
+
+/// Wakes a peer if it sleeps: it is ticked from now on.
+fn rouse(peer: &mut Peer, env: &mut Env, awake: &mut BTreeSet<RegionId>, recent: &mut BTreeSet<RegionId>) {
+    if peer.rest.is_asleep {
+        peer.wake(env);
+        awake.insert(peer.id());
+        recent.insert(peer.id());
+    }
 }
 
 /// One tick of a peer that is awake; whether it still is afterwards.
