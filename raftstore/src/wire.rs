@@ -1,7 +1,7 @@
 //! Between the wire types of `flotilla-proto` and our own. The only module that names them.
 
 pub use flotilla_proto::{flotilla as pb, metapb};
-use flotilla_raft::{ConfState, Entry, HardState, Message, MessageKind, Snapshot, SnapshotMeta};
+use flotilla_raft::{ConfState, Entry, Extra, Message, MessageKind, Snapshot, SnapshotMeta};
 use flotilla_region::{
     Index, KeyRange, Peer, PeerId, PeerRole, Region, RegionEpoch, RegionId, Space, StoreId, Term,
 };
@@ -12,6 +12,7 @@ use crate::state::entry_kind;
 
 /// A core message for the wire.
 pub fn message_to_wire(m: Message) -> pb::Message {
+    let &Extra { reject_hint, priority, request_snapshot, commit_term, .. } = m.extra();
     pb::Message {
         kind: m.kind as u32,
         to: m.to.0,
@@ -22,11 +23,11 @@ pub fn message_to_wire(m: Message) -> pb::Message {
         entries: m.entries.into_iter().map(entry_to_wire).collect(),
         commit: m.commit.0,
         reject: m.reject,
-        reject_hint: m.reject_hint.0,
+        reject_hint: reject_hint.0,
+        priority,
+        request_snapshot: request_snapshot.0,
+        commit_term: commit_term.0,
         context: m.context,
-        priority: m.priority,
-        request_snapshot: m.request_snapshot.0,
-        commit_term: m.commit_term.0,
     }
 }
 
@@ -43,11 +44,15 @@ pub fn message_from_wire(m: pb::Message) -> Option<Message> {
         entries: m.entries.into_iter().map(entry_from_wire).collect::<Option<_>>()?,
         commit: Index(m.commit),
         reject: m.reject,
-        reject_hint: Index(m.reject_hint),
         context: m.context,
-        priority: m.priority,
-        request_snapshot: Index(m.request_snapshot),
-        commit_term: Term(m.commit_term),
+        extra: Extra {
+            reject_hint: Index(m.reject_hint),
+            priority: m.priority,
+            request_snapshot: Index(m.request_snapshot),
+            commit_term: Term(m.commit_term),
+            ..Extra::default()
+        }
+        .boxed(),
         ..Message::default()
     })
 }
@@ -207,12 +212,6 @@ pub(crate) fn heartbeat_cells(columns: pb::Heartbeats, response: bool) -> Option
         },
     });
     Some(cells.collect())
-}
-
-/// Hard state that a `StorageAppend` message carries; `None` if it did not change.
-pub(crate) fn hard_state_of(message: &Message) -> Option<HardState> {
-    let state = HardState { term: message.term, vote: message.vote, commit: message.commit };
-    (!state.is_empty()).then_some(state)
 }
 
 /// Adds heartbeats to a frame's.

@@ -45,17 +45,18 @@ impl Core for Flotilla {
     fn work(node: &mut Self::Node, out: &mut Vec<Message>) -> u64 {
         let mut applied = 0;
         while node.has_ready() {
-            let ready = node.ready();
+            let mut ready = node.ready();
             let storage = node.storage_mut();
             if !ready.entries.is_empty() {
-                storage.append(&ready.entries);
+                storage.append(std::mem::take(&mut ready.entries));
             }
             if let Some(hard_state) = ready.hard_state {
                 storage.set_hard_state(hard_state);
             }
-            out.extend(ready.messages);
+            out.append(&mut ready.messages);
             applied += ready.committed_entries.len() as u64;
             node.advance();
+            node.recycle(ready);
         }
         applied
     }

@@ -32,7 +32,7 @@ fn work(node: &mut RawNode<MemStorage>, state: &mut Words) {
         let ready = node.ready();
         // 1. Store. A real disk syncs here if `ready.must_sync`.
         let storage = node.storage_mut();
-        storage.append(&ready.entries);
+        storage.append(ready.entries);
         if let Some(hard_state) = ready.hard_state {
             storage.set_hard_state(hard_state);
         }

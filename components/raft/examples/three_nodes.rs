@@ -74,7 +74,7 @@ impl Peer {
         while self.node.has_ready() {
             let ready = self.node.ready();
             let storage = self.node.storage_mut();
-            storage.append(&ready.entries);
+            storage.append(ready.entries);
             if let Some(hard_state) = ready.hard_state {
                 storage.set_hard_state(hard_state);
             }

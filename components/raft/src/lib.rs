@@ -30,7 +30,7 @@
 //!     while node.has_ready() {
 //!         let ready = node.ready();
 //!         let storage = node.storage_mut();
-//!         storage.append(&ready.entries);
+//!         storage.append(ready.entries);
 //!         if let Some(hard_state) = ready.hard_state {
 //!             storage.set_hard_state(hard_state);
 //!         }
@@ -69,23 +69,22 @@
 //! what was acknowledged, and may serve what is still being written.
 //!
 //! ```
-//! use flotilla_raft::{Config, HardState, MemStorage, MessageKind, PeerId, RawNode, Role};
+//! use flotilla_raft::{Config, MemStorage, MessageKind, PeerId, RawNode, Role};
 //!
 //! let me = PeerId(1);
 //! let config = Config { async_storage_writes: true, ..Config::new(me) };
 //! let mut node = RawNode::new(&config, MemStorage::with_voters([me]))?;
 //! node.campaign()?;
 //! while node.has_ready() {
-//!     for message in node.ready().messages {
+//!     for mut message in node.ready().messages {
 //!         let storage = node.storage_mut();
 //!         if message.kind == MessageKind::StorageAppend {
-//!             storage.append(&message.entries);
-//!             if !message.term.is_zero() {
-//!                 let (term, vote, commit) = (message.term, message.vote, message.commit);
-//!                 storage.set_hard_state(HardState { term, vote, commit });
+//!             if let Some(hard_state) = message.hard_state() {
+//!                 storage.set_hard_state(hard_state);
 //!             }
+//!             storage.append(std::mem::take(&mut message.entries));
 //!         }
-//!         for response in message.responses {
+//!         for response in message.take_responses() {
 //!             node.step(response)?;
 //!         }
 //!     }
@@ -150,7 +149,7 @@ pub use config::{Config, ReadOnlyOption};
 pub use entry::entry_size;
 pub use error::{ConfChangeError, ConfigError, DecodeError, StepError};
 pub use mem_storage::MemStorage;
-pub use message::{Message, MessageKind};
+pub use message::{Extra, Message, MessageKind};
 pub use peer_set::PeerSet;
 pub use raw_node::RawNode;
 pub use reads::ReadState;

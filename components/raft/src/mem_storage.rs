@@ -117,13 +117,14 @@ impl MemStorage {
     ///
     /// # Panics
     /// If they leave a gap.
-    pub fn append(&mut self, entries: &[Entry]) {
+    pub fn append(&mut self, mut entries: Vec<Entry>) {
         let fresh = entries.iter().position(|entry| entry.index > self.base).unwrap_or(entries.len());
         let Some(first) = entries.get(fresh) else { return };
         let keep = (first.index.0 - self.base.0 - 1) as usize;
         assert!(keep <= self.entries.len(), "appending at {} would leave a gap", first.index);
         self.entries.truncate(keep);
-        self.entries.extend_from_slice(&entries[fresh..]);
+        entries.drain(..fresh);
+        self.entries.append(&mut entries);
     }
 }
 
@@ -188,7 +189,7 @@ mod tests {
     fn storage() -> MemStorage {
         let meta = SnapshotMeta { index: Index(3), term: Term(3), ..SnapshotMeta::default() };
         let mut storage = MemStorage::with_snapshot(Snapshot { meta, ..Snapshot::default() });
-        storage.append(&[entry(4, 4), entry(5, 5), entry(6, 6)]);
+        storage.append(vec![entry(4, 4), entry(5, 5), entry(6, 6)]);
         storage
     }
 
@@ -236,7 +237,7 @@ mod tests {
             (vec![entry(7, 7)], vec![(4, 4), (5, 5), (6, 6), (7, 7)]),
         ] {
             let mut storage = storage();
-            storage.append(&entries);
+            storage.append(entries.clone());
             assert_eq!(indexes(&storage), expected);
         }
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::types::{Entry, Index, PeerId, Snapshot, Term};
+use crate::types::{Entry, HardState, Index, PeerId, Snapshot, Term};
 
 /// Kind of a [`Message`]. The numbers are part of the store-to-store wire format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,10 +80,14 @@ impl MessageKind {
 }
 
 /// One message. Which fields mean something depends on `kind`; the rest stay at their defaults.
+///
+/// Two cache lines: what few kinds carry lies in [`Extra`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
     /// Kind.
     pub kind: MessageKind,
+    /// Whether the request was refused.
+    pub reject: bool,
     /// Destination.
     pub to: PeerId,
     /// Sender; 0 for local messages.
@@ -95,20 +99,25 @@ pub struct Message {
     /// Log position before `entries` (appends), last own position (votes), acknowledged or rejected position
     /// (responses).
     pub index: Index,
-    /// Entries to append, propose or apply.
-    pub entries: Vec<Entry>,
     /// Sender's commit index, bounded for heartbeats by what the receiver acknowledged.
     pub commit: Index,
-    /// Own vote, in `StorageAppend` only.
-    pub vote: PeerId,
-    /// Snapshot to install or to store.
-    pub snapshot: Option<Box<Snapshot>>,
-    /// Whether the request was refused.
-    pub reject: bool,
-    /// Where the logs may still agree, in a refused `AppendResponse`.
-    pub reject_hint: Index,
+    /// Entries to append, propose or apply.
+    pub entries: Vec<Entry>,
     /// Read request, or the mark of a leadership transfer in vote requests.
     pub context: Bytes,
+    /// Snapshot to install or to store.
+    pub snapshot: Option<Box<Snapshot>>,
+    /// What few kinds carry; see [`Self::extra`].
+    pub extra: Option<Box<Extra>>,
+}
+
+/// What only votes, refused appends and storage messages carry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extra {
+    /// Own vote, in `StorageAppend` only.
+    pub vote: PeerId,
+    /// Where the logs may still agree, in a refused `AppendResponse`.
+    pub reject_hint: Index,
     /// Election priority of the candidate (vote requests); 0 = default.
     pub priority: i64,
     /// Index from which a follower asks for a fresh snapshot (refused `AppendResponse`); 0 = none.
@@ -117,4 +126,39 @@ pub struct Message {
     pub commit_term: Term,
     /// Messages to deliver once this storage message's work is durable (or applied).
     pub responses: Vec<Message>,
+}
+
+impl Extra {
+    /// For [`Message::extra`]: none if all is at its default, so that equal messages compare equal.
+    pub fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::NONE).then(|| Box::new(self))
+    }
+
+    const NONE: Self = Self {
+        vote: PeerId::ZERO,
+        reject_hint: Index::ZERO,
+        priority: 0,
+        request_snapshot: Index::ZERO,
+        commit_term: Term::ZERO,
+        responses: Vec::new(),
+    };
+}
+
+impl Message {
+    /// What few kinds carry; all at its default if this one does not.
+    pub fn extra(&self) -> &Extra {
+        static NONE: Extra = Extra::NONE;
+        self.extra.as_deref().unwrap_or(&NONE)
+    }
+
+    /// Hard state that a `StorageAppend` carries; `None` if it did not change.
+    pub fn hard_state(&self) -> Option<HardState> {
+        let state = HardState { term: self.term, vote: self.extra().vote, commit: self.commit };
+        (!state.is_empty()).then_some(state)
+    }
+
+    /// Takes the messages to deliver once this storage message's work is done.
+    pub fn take_responses(&mut self) -> Vec<Self> {
+        self.extra.as_deref_mut().map(|extra| std::mem::take(&mut extra.responses)).unwrap_or_default()
+    }
 }

@@ -4,8 +4,8 @@ use crate::message::Message;
 
 /// Messages in the order they were made.
 ///
-/// The buffer leaves with each Ready, so that nothing is copied and an idle node holds none; the next one starts
-/// with room for as many messages as the last one had.
+/// The buffer leaves with each Ready, so that nothing is copied and an idle node holds none. One that comes back is
+/// used again; without that the next one starts with room for as many messages as the last one had.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     messages: Vec<Message>,
@@ -38,6 +38,21 @@ impl Queue {
     pub fn take(&mut self) -> Vec<Message> {
         self.last_count = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
         std::mem::take(&mut self.messages)
+    }
+
+    /// Takes over an empty buffer for messages to come, if it is larger than the own one.
+    pub fn reuse(&mut self, buffer: Vec<Message>) {
+        debug_assert!(buffer.is_empty(), "a buffer comes back without messages");
+        if self.messages.is_empty() && self.messages.capacity() < buffer.capacity() {
+            self.messages = buffer;
+        }
+    }
+
+    /// Gives the buffer back if it is empty.
+    pub fn release_if_empty(&mut self) {
+        if self.messages.is_empty() {
+            self.messages = Vec::new();
+        }
     }
 
     /// Whether there are none.

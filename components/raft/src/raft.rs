@@ -301,6 +301,8 @@ impl<S: Storage> Raft<S> {
     /// Advances the logical clock, and gives back what the traffic since the last tick left.
     pub fn tick(&mut self) {
         self.log.unstable.release_if_empty();
+        self.outbox.now.release_if_empty();
+        self.outbox.after_append.release_if_empty();
         if self.role == Role::Leader {
             self.tick_leader();
         } else {

@@ -9,7 +9,7 @@ use crate::{
     config::Config,
     entry::entries_size,
     error::{ConfChangeError, ConfigError, StepError},
-    message::{Message, MessageKind as Kind},
+    message::{Extra, Message, MessageKind as Kind},
     raft::Raft,
     ready::Ready,
     storage::{FetchContext, Storage},
@@ -253,7 +253,8 @@ impl<S: Storage> RawNode<S> {
     pub fn ready(&mut self) -> Ready {
         assert!(!self.pending.is_ready_out, "ready() was called twice without advance()");
         self.raft.flush_due_appends();
-        let mut ready = self.collect();
+        let mut ready = Ready::default();
+        self.collect(&mut ready);
         if self.is_async {
             self.attach_storage_messages(&mut ready);
         } else {
@@ -263,28 +264,22 @@ impl<S: Storage> RawNode<S> {
         ready
     }
 
-    fn collect(&mut self) -> Ready {
+    /// Fills an empty Ready, where it lies: it is large.
+    fn collect(&mut self, ready: &mut Ready) {
         let raft = &mut self.raft;
         let soft_state = raft.soft_state();
-        let entries = raft.log.unstable.next_entries().to_vec();
-        let committed_entries = raft.log.next_committed_entries(!self.is_async);
-        let snapshot = raft.log.unstable.next_snapshot().map(|snapshot| Box::new(snapshot.clone()));
-        let messages = raft.outbox.now.take();
-        let read_states = std::mem::take(&mut raft.reads.states);
-        let hard_state = self.changed_hard_state();
-        let seen = self.seen_hard_state;
-        let must_sync = !entries.is_empty()
-            || hard_state.is_some_and(|new| (new.term, new.vote) != (seen.term, seen.vote));
-        Ready {
-            soft_state: (soft_state != self.seen_soft_state).then_some(soft_state),
-            hard_state,
-            read_states,
-            entries,
-            snapshot,
-            committed_entries,
-            messages,
-            must_sync,
+        if soft_state != self.seen_soft_state {
+            ready.soft_state = Some(soft_state);
         }
+        ready.entries.extend_from_slice(raft.log.unstable.next_entries());
+        raft.log.take_committed_entries(!self.is_async, &mut ready.committed_entries);
+        ready.snapshot = raft.log.unstable.next_snapshot().map(|snapshot| Box::new(snapshot.clone()));
+        ready.messages = raft.outbox.now.take();
+        ready.read_states = std::mem::take(&mut raft.reads.states);
+        ready.hard_state = self.changed_hard_state();
+        let seen = self.seen_hard_state;
+        ready.must_sync = !ready.entries.is_empty()
+            || ready.hard_state.is_some_and(|new| (new.term, new.vote) != (seen.term, seen.vote));
     }
 
     /// Position that the storing of everything unstable makes durable, if anything is.
@@ -343,7 +338,7 @@ impl<S: Storage> RawNode<S> {
                 to: PeerId::APPLY_THREAD,
                 from: own,
                 entries: ready.committed_entries.clone(),
-                responses: vec![response],
+                extra: Extra { responses: vec![response], ..Extra::default() }.boxed(),
                 ..Message::default()
             });
         }
@@ -372,11 +367,10 @@ impl<S: Storage> RawNode<S> {
             to: PeerId::APPEND_THREAD,
             from: own,
             term: hard_state.term,
-            vote: hard_state.vote,
             commit: hard_state.commit,
             entries: ready.entries.clone(),
             snapshot: ready.snapshot.clone(),
-            responses,
+            extra: Extra { vote: hard_state.vote, responses, ..Extra::default() }.boxed(),
             ..Message::default()
         }
     }
@@ -407,9 +401,12 @@ impl<S: Storage> RawNode<S> {
         assert!(!self.is_async, "with async storage writes the storage threads' responses acknowledge");
         assert!(self.pending.is_ready_out, "advance() was called without ready()");
         let pending = std::mem::take(&mut self.pending);
-        for message in &mut std::mem::take(&mut self.own_messages) {
+        let mut own_messages = std::mem::take(&mut self.own_messages);
+        for message in &mut own_messages {
             self.raft.step(message).expect("own answers are never refused");
         }
+        own_messages.clear();
+        self.raft.outbox.after_append.reuse(own_messages);
         if pending.last.is_some() || pending.snapshot.is_some() {
             let (index, log_term) = pending.last.unwrap_or_default();
             self.raft.on_append_stored(pending.term, index, log_term, pending.snapshot);
@@ -420,6 +417,20 @@ impl<S: Storage> RawNode<S> {
             if is_same_leadership {
                 self.raft.release_uncommitted(payload);
             }
+        }
+    }
+
+    /// Gives the buffers of a Ready back once its work is done, for the next ones: worth it under load. They are freed by
+    /// the next tick without use.
+    pub fn recycle(&mut self, ready: Ready) {
+        let Ready { mut messages, .. } = ready;
+        messages.clear();
+        let outbox = &mut self.raft.outbox;
+        // Followers mostly answer, leaders mostly tell.
+        if self.raft.role == Role::Leader {
+            outbox.now.reuse(messages);
+        } else {
+            outbox.after_append.reuse(messages);
         }
     }
 }

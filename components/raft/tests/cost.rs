@@ -60,12 +60,13 @@ fn storage() -> MemStorage {
 
 fn work(raw: &mut RawNode<MemStorage>) {
     while raw.has_ready() {
-        let ready = raw.ready();
-        raw.storage_mut().append(&ready.entries);
+        let mut ready = raw.ready();
+        raw.storage_mut().append(std::mem::take(&mut ready.entries));
         if let Some(state) = ready.hard_state {
             raw.storage_mut().set_hard_state(state);
         }
         raw.advance();
+        raw.recycle(ready);
     }
 }
 
@@ -144,6 +145,28 @@ fn a_node_that_went_quiet_keeps_no_buffers() {
 }
 
 #[test]
+fn a_buffer_that_comes_back_serves_the_next_messages_until_a_tick_finds_it_empty() {
+    let mut raw = used_follower();
+    let buffer = |raw: &mut RawNode<MemStorage>| {
+        let leader = Message { from: PeerId(2), term: Term(1), ..Message::default() };
+        for _ in 0..9 {
+            let append =
+                Message { kind: Kind::Append, index: Index(300), log_term: Term(1), ..leader.clone() };
+            raw.step(append).expect("taken");
+        }
+        let ready = raw.ready();
+        let (pointer, capacity) = (ready.messages.as_ptr(), ready.messages.capacity());
+        raw.advance();
+        raw.recycle(ready);
+        (pointer, capacity)
+    };
+    assert_eq!(buffer(&mut raw), buffer(&mut raw));
+    let before = used().0;
+    raw.tick();
+    assert!(before - used().0 >= (9 * size_of::<Message>()) as isize);
+}
+
+#[test]
 fn proposals_are_not_copied_between_propose_and_ready() {
     let only = MemStorage::with_voters([PeerId(1)]);
     let mut raw = RawNode::new(&Config::new(PeerId(1)), only).expect("valid");
@@ -155,7 +178,7 @@ fn proposals_are_not_copied_between_propose_and_ready() {
     let ready = raw.ready();
     assert_eq!(ready.entries[0].data.as_ptr(), data.as_ptr());
     assert!(used().0 - before < 4096, "{} bytes for a proposal of a mebibyte", used().0 - before);
-    raw.storage_mut().append(&ready.entries);
+    raw.storage_mut().append(ready.entries);
     raw.storage_mut().set_hard_state(HardState::default());
     raw.advance();
 }

@@ -162,16 +162,17 @@ impl Peer {
 
     /// Hands hard state and entries to the log writer, with the responses that they make true.
     fn persist(&mut self, mut message: Message, must_sync: bool, env: &mut Env) {
-        let mut hard_state = wire::hard_state_of(&message).and_then(|state| self.must_log(state));
+        let mut hard_state = message.hard_state().and_then(|state| self.must_log(state));
         let is_empty = hard_state.is_none() && message.entries.is_empty() && message.snapshot.is_none();
-        if is_empty && message.responses.is_empty() {
+        let responses = message.take_responses();
+        if is_empty && responses.is_empty() {
             return;
         }
         if let Some(state) = hard_state.as_mut().filter(|_| planted!(VoteNotPersisted)) {
             state.vote = PeerId::ZERO;
         }
         let (own, others): (Vec<_>, Vec<_>) =
-            message.responses.into_iter().partition(|r| r.to == self.me.id || r.from.is_storage_thread());
+            responses.into_iter().partition(|r| r.to == self.me.id || r.from.is_storage_thread());
         let outgoing = others
             .into_iter()
             .filter_map(|message| {

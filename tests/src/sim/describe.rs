@@ -77,7 +77,7 @@ fn raft_message(raft: &pb::RaftMessage) -> String {
             let _ = write!(out, " +{entries}");
         }
         if m.reject {
-            let _ = write!(out, " REJECT hint {}", m.reject_hint.0);
+            let _ = write!(out, " REJECT hint {}", m.extra().reject_hint.0);
         }
         if context > 0 {
             out.push_str(" ctx");

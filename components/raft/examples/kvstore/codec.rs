@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 
 use bytes::{Buf, Bytes};
 use flotilla_raft::{
-    ConfState, Entry, EntryKind, HardState, Index, Message, MessageKind, PeerId, Snapshot, SnapshotMeta, Term,
+    ConfState, Entry, EntryKind, Extra, HardState, Index, Message, MessageKind, PeerId, Snapshot,
+    SnapshotMeta, Term,
 };
 
 /// The bytes end early, or hold what this version does not know.
@@ -76,6 +77,7 @@ pub fn put_snapshot(out: &mut Vec<u8>, snapshot: &Snapshot) {
 /// A message as it travels.
 pub fn encode_message(message: &Message) -> Vec<u8> {
     let mut out = vec![message.kind as u8, message.reject.into()];
+    let extra = message.extra();
     let numbers = [
         message.to.0,
         message.from.0,
@@ -83,10 +85,10 @@ pub fn encode_message(message: &Message) -> Vec<u8> {
         message.log_term.0,
         message.index.0,
         message.commit.0,
-        message.reject_hint.0,
-        message.priority as u64,
-        message.request_snapshot.0,
-        message.commit_term.0,
+        extra.reject_hint.0,
+        extra.priority as u64,
+        extra.request_snapshot.0,
+        extra.commit_term.0,
     ];
     numbers.into_iter().for_each(|number| put_u64(&mut out, number));
     put_bytes(&mut out, &message.context);
@@ -115,10 +117,14 @@ pub fn decode_message(bytes: Bytes) -> Result<Message, DecodeError> {
         log_term: reader.term()?,
         index: reader.index()?,
         commit: reader.index()?,
-        reject_hint: reader.index()?,
-        priority: reader.u64()? as i64,
-        request_snapshot: reader.index()?,
-        commit_term: reader.term()?,
+        extra: Extra {
+            reject_hint: reader.index()?,
+            priority: reader.u64()? as i64,
+            request_snapshot: reader.index()?,
+            commit_term: reader.term()?,
+            ..Extra::default()
+        }
+        .boxed(),
         context: reader.bytes()?,
         entries: reader.entries()?,
         snapshot: if reader.bool()? { Some(Box::new(reader.snapshot()?)) } else { None },

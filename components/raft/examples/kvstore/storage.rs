@@ -106,10 +106,10 @@ impl DiskStorage {
         if let Some(snapshot) = &ready.snapshot {
             let newer = self.mem.apply_snapshot(Snapshot::clone(snapshot));
             newer.expect("the core takes only snapshots beyond what is committed");
-            self.mem.append(&ready.entries);
+            self.mem.append(ready.entries.clone());
             return self.rewrite();
         }
-        self.mem.append(&ready.entries);
+        self.mem.append(ready.entries.clone());
         if ready.must_sync {
             let mut record = Vec::new();
             put_hard_state(&mut record, self.mem.hard_state());
@@ -196,7 +196,7 @@ fn append(mem: &mut MemStorage, record: &mut Reader) -> Result<(), DecodeError> 
     if !is_gapless || entries.first().is_some_and(|first| first.index > last.next()) {
         return Err(DecodeError);
     }
-    mem.append(&entries);
+    mem.append(entries);
     Ok(())
 }
 

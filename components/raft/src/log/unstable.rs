@@ -105,14 +105,16 @@ impl Unstable {
         self.snapshot_in_progress = false;
     }
 
-    /// Appends entries, replacing what is at or after the first one's index. Their buffer is taken over if possible.
+    /// Appends entries, replacing what is at or after the first one's index. Their buffer is taken over if
+    /// it holds more than the own one.
     ///
     /// # Panics
     /// If they would leave a gap.
     pub fn truncate_and_append(&mut self, mut entries: Vec<Entry>) {
         let Some(first) = entries.first() else { return };
         self.truncate_from(first.index);
-        if self.entries.is_empty() {
+        // Small appends fill the buffer that there is; it would grow anew with each batch of them.
+        if self.entries.is_empty() && self.entries.capacity() <= entries.len() {
             self.entries = entries;
         } else {
             self.entries.append(&mut entries);

@@ -3,7 +3,7 @@
 use super::{CAMPAIGN_TRANSFER, Raft};
 use crate::{
     error::StepError,
-    message::{Message, MessageKind as Kind},
+    message::{Extra, Message, MessageKind as Kind},
     quorum::VoteResult,
     storage::{FetchContext, Storage},
     types::{EntryKind, Index, PeerId, Role, Term},
@@ -67,6 +67,7 @@ impl<S: Storage> Raft<S> {
         };
         let (index, log_term) = (self.log.last_index(), self.log.last_term());
         let (commit, commit_term) = self.commit_offer();
+        let extra = Extra { commit_term, priority: self.settings.priority, ..Extra::default() }.boxed();
         for to in self.tracker.config.voters.ids().iter() {
             if to == self.id {
                 // The own vote counts like any other once it is durable.
@@ -83,8 +84,7 @@ impl<S: Storage> Raft<S> {
                 log_term,
                 context,
                 commit,
-                commit_term,
-                priority: self.settings.priority,
+                extra: extra.clone(),
                 ..Message::default()
             });
         }
@@ -95,7 +95,7 @@ impl<S: Storage> Raft<S> {
         let may_vote = self.vote == m.from
             || (self.vote.is_zero() && self.lead.is_zero())
             || (is_pre_vote && m.term > self.term);
-        let is_preferred = m.index > self.log.last_index() || self.settings.priority <= m.priority;
+        let is_preferred = m.index > self.log.last_index() || self.settings.priority <= m.extra().priority;
         let granted = may_vote && self.log.is_up_to_date(m.index, m.log_term) && is_preferred;
         let kind = if is_pre_vote { Kind::PreVoteResponse } else { Kind::VoteResponse };
         if granted {
@@ -114,7 +114,7 @@ impl<S: Storage> Raft<S> {
                 term,
                 reject: true,
                 commit,
-                commit_term,
+                extra: Extra { commit_term, ..Extra::default() }.boxed(),
                 ..Message::default()
             });
             self.maybe_fast_forward(m);
@@ -179,7 +179,7 @@ impl<S: Storage> Raft<S> {
             return;
         }
         let before = self.log.committed;
-        if self.log.maybe_commit(m.commit, m.commit_term)
+        if self.log.maybe_commit(m.commit, m.extra().commit_term)
             && self.role != Role::Follower
             && self.has_conf_change_in(before, self.log.committed)
         {

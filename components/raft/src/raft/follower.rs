@@ -4,7 +4,7 @@ use super::{Raft, election::Campaign};
 use crate::{
     config::ReadOnlyOption,
     error::StepError,
-    message::{Message, MessageKind as Kind},
+    message::{Extra, Message, MessageKind as Kind},
     reads::ReadState,
     storage::Storage,
     types::{Entry, Index, PeerId, Role, Term},
@@ -122,8 +122,8 @@ impl<S: Storage> Raft<S> {
             to: m.from,
             index: m.index,
             reject: true,
-            reject_hint: hint,
             log_term: hint_term,
+            extra: Extra { reject_hint: hint, ..Extra::default() }.boxed(),
             ..Message::default()
         });
     }

@@ -3,7 +3,7 @@
 use super::Raft;
 use crate::{
     error::StepError,
-    message::{Message, MessageKind as Kind},
+    message::{Extra, Message, MessageKind as Kind},
     storage::Storage,
     tracker::ProgressState,
     types::{Entry, Index, PeerId},
@@ -81,9 +81,10 @@ impl<S: Storage> Raft<S> {
     fn on_append_refused(&mut self, m: &Message) {
         let Some(progress) = self.tracker.progress.get_mut(m.from) else { return };
         progress.recent_active = true;
-        if !m.request_snapshot.is_zero() {
-            let is_known = m.request_snapshot <= self.log.last_index();
-            if is_known && progress.maybe_request_snapshot(m.request_snapshot) {
+        let &Extra { reject_hint, request_snapshot, .. } = m.extra();
+        if !request_snapshot.is_zero() {
+            let is_known = request_snapshot <= self.log.last_index();
+            if is_known && progress.maybe_request_snapshot(request_snapshot) {
                 if progress.state == ProgressState::Replicate {
                     progress.become_probe();
                 }
@@ -92,9 +93,9 @@ impl<S: Storage> Raft<S> {
             return;
         }
         let hint = if m.log_term.is_zero() {
-            m.reject_hint
+            reject_hint
         } else {
-            self.log.find_agreement(m.reject_hint.min(self.log.last_index()), m.log_term).0
+            self.log.find_agreement(reject_hint.min(self.log.last_index()), m.log_term).0
         };
         if progress.maybe_decrease(m.index, hint) {
             if progress.state == ProgressState::Replicate {

@@ -4,7 +4,7 @@ use super::Raft;
 use crate::{
     changer::Changer,
     error::StepError,
-    message::{Message, MessageKind as Kind},
+    message::{Extra, Message, MessageKind as Kind},
     storage::Storage,
     types::{Index, Role, Snapshot},
 };
@@ -79,9 +79,13 @@ impl<S: Storage> Raft<S> {
             to: self.lead,
             index: self.log.committed,
             reject: true,
-            reject_hint: self.log.last_index(),
             log_term: self.log.last_term(),
-            request_snapshot: self.request_snapshot,
+            extra: Extra {
+                reject_hint: self.log.last_index(),
+                request_snapshot: self.request_snapshot,
+                ..Extra::default()
+            }
+            .boxed(),
             ..Message::default()
         });
     }

@@ -147,7 +147,7 @@ impl<S: Storage> Raft<S> {
             }
             _ => {}
         }
-        let positions = [m.term.0, m.log_term.0, m.index.0, m.commit.0, m.commit_term.0];
+        let positions = [m.term.0, m.log_term.0, m.index.0, m.commit.0, m.extra().commit_term.0];
         if positions.iter().any(|position| *position > POSITION_MAX) || !self.is_sender_possible(m) {
             return Err(StepError::Malformed);
         }

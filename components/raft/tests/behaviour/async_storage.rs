@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use flotilla_raft::{
-    Config, HardState, Index, Message, MessageKind as Kind, PeerId, ReadOnlyOption, Role, StepError, Term,
+    Config, Index, Message, MessageKind as Kind, PeerId, ReadOnlyOption, Role, StepError, Term,
 };
 
 use crate::harness::*;
@@ -40,23 +40,22 @@ impl Async {
 
     /// Stores the oldest queued append. Returns what goes out.
     fn store(&mut self) -> Vec<Message> {
-        let work = self.append.remove(0);
+        let mut work = self.append.remove(0);
         let storage = self.peer.raw.storage_mut();
         if let Some(snapshot) = &work.snapshot {
             storage.apply_snapshot((**snapshot).clone()).expect("newer");
         }
-        storage.append(&work.entries);
-        let state = HardState { term: work.term, vote: work.vote, commit: work.commit };
-        if !state.is_empty() {
+        if let Some(state) = work.hard_state() {
             storage.set_hard_state(state);
         }
-        self.respond(work.responses)
+        storage.append(std::mem::take(&mut work.entries));
+        self.respond(work.take_responses())
     }
 
     fn apply(&mut self) -> Vec<u64> {
-        let work = self.apply.remove(0);
+        let mut work = self.apply.remove(0);
         let indexes = work.entries.iter().map(|entry| entry.index.0).collect();
-        assert!(self.respond(work.responses).is_empty());
+        assert!(self.respond(work.take_responses()).is_empty());
         indexes
     }
 
@@ -125,10 +124,13 @@ fn the_append_carries_the_hard_state_only_when_it_changed_and_the_end_of_the_log
     node.peer.step(ack(3, 1, 2));
     node.take();
     let [first, second] = node.append.as_slice() else { panic!("two appends") };
-    assert_eq!((first.term, first.commit, first.vote), (Term(0), Index(0), PeerId(0)));
-    assert_eq!((second.term, second.commit, second.vote), (Term(1), Index(2), PeerId(1)));
-    let ends: Vec<_> =
-        node.append.iter().map(|append| append.responses.last().expect("an answer").index.0).collect();
+    assert_eq!((first.term, first.commit, first.extra().vote), (Term(0), Index(0), PeerId(0)));
+    assert_eq!((second.term, second.commit, second.extra().vote), (Term(1), Index(2), PeerId(1)));
+    let ends: Vec<_> = node
+        .append
+        .iter()
+        .map(|append| append.extra().responses.last().expect("an answer").index.0)
+        .collect();
     assert_eq!(ends, [2, 3]);
     // A commit alone, while older entries are being stored, still asks for the end of the log.
     node.peer.step(ack(2, 1, 3));
@@ -136,7 +138,7 @@ fn the_append_carries_the_hard_state_only_when_it_changed_and_the_end_of_the_log
     node.take();
     let third = &node.append[2];
     assert!(third.entries.is_empty());
-    assert_eq!(third.responses.last().map(|response| response.index), Some(Index(3)));
+    assert_eq!(third.extra().responses.last().map(|response| response.index), Some(Index(3)));
     node.drain();
     // With nothing unstable there is nothing to answer.
     node.peer.propose("c").expect("leader");
@@ -144,7 +146,7 @@ fn the_append_carries_the_hard_state_only_when_it_changed_and_the_end_of_the_log
     node.drain();
     node.peer.step(ack(2, 1, 4));
     node.take();
-    assert!(node.append[0].responses.is_empty(), "{:?}", node.append[0]);
+    assert!(node.append[0].extra().responses.is_empty(), "{:?}", node.append[0]);
 }
 
 #[test]
@@ -201,7 +203,7 @@ fn an_answer_of_an_earlier_term_does_not_make_replaced_entries_stable() {
     // Before that is stored, another leader replaces the entries with as many.
     node.peer.step(append(3, 2, (0, 0), &[2, 2], 0));
     node.take();
-    let late = node.append[0].responses.last().expect("an answer").clone();
+    let late = node.append[0].extra().responses.last().expect("an answer").clone();
     assert_eq!((late.kind, late.index, late.log_term), (Kind::StorageAppendResponse, Index(2), Term(1)));
     node.store();
     assert_eq!(node.peer.terms(), [2, 2], "the view is that of the second append");
@@ -243,7 +245,7 @@ fn entries_stored_and_replaced_within_a_term_are_told_apart() {
     let mut node = Async::new(config(1));
     node.peer.step(append(2, 3, (0, 0), &[1], 0));
     node.take();
-    let mut forged = node.append[0].responses.last().expect("an answer").clone();
+    let mut forged = node.append[0].extra().responses.last().expect("an answer").clone();
     forged.log_term = Term(2);
     node.peer.step(forged);
     node.peer.step(heartbeat(2, 3, 1));

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use flotilla_raft::{
-    ConfState, Config, Entry, EntryKind, Index, MemStorage, Message, MessageKind as Kind, PeerId, RawNode,
-    Role, StepError, Term,
+    ConfState, Config, Entry, EntryKind, Extra, Index, MemStorage, Message, MessageKind as Kind, PeerId,
+    RawNode, Role, StepError, Term,
 };
 use proptest::prelude::*;
 
@@ -230,9 +230,13 @@ fn any_message() -> impl Strategy<Value = Message> {
             index: Index(index),
             commit: Index(commit),
             reject,
-            reject_hint: Index(hint),
-            request_snapshot: Index(request),
-            commit_term: Term(request),
+            extra: Extra {
+                reject_hint: Index(hint),
+                request_snapshot: Index(request),
+                commit_term: Term(request),
+                ..Extra::default()
+            }
+            .boxed(),
             context: Bytes::from(commit.to_be_bytes().to_vec()),
             entries: (0..count).map(entry).collect(),
             snapshot: has_snapshot.then(|| Box::new(snapshot(index, log_term, members(&[1, 2, 3], &[])))),
@@ -251,7 +255,7 @@ fn drain(raw: &mut RawNode<MemStorage>) {
         if let Some(snapshot) = ready.snapshot {
             let _ = raw.storage_mut().apply_snapshot(*snapshot);
         }
-        raw.storage_mut().append(&ready.entries);
+        raw.storage_mut().append(ready.entries);
         for entry in &ready.committed_entries {
             if let EntryKind::ConfChangeV2 = entry.kind
                 && let Ok(change) = flotilla_raft::ConfChangeV2::decode(&entry.data)

@@ -160,7 +160,7 @@ fn answers_carry_the_asked_term_if_granted_and_the_own_one_if_not() {
     let sent = peer.exchange(vote(Kind::PreVote, 2, 9, (2, 1)));
     assert_eq!((sent[0].term, sent[0].reject), (Term(9), false));
     let sent = peer.exchange(vote(Kind::PreVote, 2, 9, (1, 1)));
-    assert_eq!((sent[0].term, sent[0].reject, sent[0].reject_hint), (Term(1), true, Index(0)));
+    assert_eq!((sent[0].term, sent[0].reject, sent[0].extra().reject_hint), (Term(1), true, Index(0)));
     assert_eq!((peer.raw.term(), peer.raw.vote()), (Term(1), PeerId::ZERO), "pre-votes change nothing");
 }
 
@@ -261,7 +261,7 @@ fn learners_and_strangers_do_not_campaign_but_vote() {
 fn no_campaign_while_a_committed_conf_change_is_not_applied() {
     let mut storage = storage(members(&[1, 2, 3], &[]), &[1]);
     let change = ConfChange { peer: PeerId(4), ..ConfChange::default() };
-    storage.append(&[flotilla_raft::Entry {
+    storage.append(vec![flotilla_raft::Entry {
         index: Index(2),
         term: Term(1),
         kind: flotilla_raft::EntryKind::ConfChange,

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 use flotilla_raft::{
-    ConfChange, ConfChangeKind, ConfState, Config, Entry, EntryKind, FetchContext, HardState, Index,
+    ConfChange, ConfChangeKind, ConfState, Config, Entry, EntryKind, Extra, FetchContext, HardState, Index,
     MemStorage, Message, MessageKind as Kind, PeerId, ProgressState, RawNode, Role, Snapshot, StepError,
     Storage, StorageError, StorageResult, Term,
 };
@@ -36,7 +36,8 @@ fn at_equal_logs_voters_refuse_candidates_of_lower_priority() {
     ] {
         let mut peer =
             Peer::new(&Config { priority: own, ..config(1) }, storage(members(&[1, 2, 3], &[]), &[1]));
-        let request = Message { priority: candidate, ..vote(Kind::Vote, 2, 2, (index, index)) };
+        let extra = Extra { priority: candidate, ..Extra::default() }.boxed();
+        let request = Message { extra, ..vote(Kind::Vote, 2, 2, (index, index)) };
         let sent = peer.exchange(request);
         assert_eq!(!sent[0].reject, granted, "own {own}, candidate {candidate} at {index}");
     }
@@ -230,8 +231,8 @@ fn requests_for_snapshots_are_refused_or_cancelled_where_they_make_no_sense() {
     peer.exchange(append(2, 2, (1, 1), &[2], 0));
     assert_eq!(peer.raw.request_snapshot(), Ok(()));
     let sent = peer.exchange(append(2, 2, (2, 2), &[2], 0));
-    assert!(sent.iter().all(|m| m.request_snapshot == Index(2)), "repeated instead of appending");
-    assert_eq!(peer.exchange(heartbeat(2, 2, 0))[0].request_snapshot, Index(2));
+    assert!(sent.iter().all(|m| m.extra().request_snapshot == Index(2)), "repeated instead of appending");
+    assert_eq!(peer.exchange(heartbeat(2, 2, 0))[0].extra().request_snapshot, Index(2));
     peer.exchange(heartbeat(3, 3, 0));
     assert_eq!(peer.raw.requested_snapshot(), Index::ZERO, "another term");
     peer.exchange(append(3, 3, (2, 2), &[3], 0));
@@ -243,7 +244,11 @@ fn requests_for_snapshots_are_refused_or_cancelled_where_they_make_no_sense() {
 #[test]
 fn a_leader_ignores_requests_for_snapshots_of_what_it_does_not_have() {
     let mut leader = leader_of(&[1, 2, 3], |_| {});
-    let request = |index| Message { request_snapshot: Index(index), ..refusal(2, 1, 1, (1, 1)) };
+    let request = |index| {
+        let mut request = refusal(2, 1, 1, (1, 1));
+        request.extra.as_mut().expect("its hint").request_snapshot = Index(index);
+        request
+    };
     assert!(leader.exchange(request(9)).is_empty(), "beyond the log");
     assert!(leader.exchange(request(0)).is_empty(), "a refusal of what is known to match");
     assert_eq!(leader.raw.progress(PeerId(2)).expect("member").state, ProgressState::Replicate);
@@ -259,14 +264,15 @@ fn votes_carry_commits_so_that_a_stalemate_over_a_conf_change_ends() {
     let entry = Entry { index: Index(2), term: Term(1), kind: EntryKind::ConfChange, data: change.encode() };
     let peer = |id, commit| {
         let mut storage = storage(members(&[1, 2, 3], &[]), &[1]);
-        storage.append(std::slice::from_ref(&entry));
+        storage.append(vec![entry.clone()]);
         storage.set_hard_state(HardState { term: Term(1), vote: PeerId(0), commit: Index(commit) });
         Peer::new(&fast(id), storage)
     };
+    let offered = |term| Extra { commit_term: Term(term), ..Extra::default() }.boxed();
     // A voter learns from the request it refuses.
     let mut voter = peer(2, 0);
     voter.work();
-    let request = Message { commit: Index(2), commit_term: Term(1), ..vote(Kind::Vote, 3, 2, (1, 1)) };
+    let request = Message { commit: Index(2), extra: offered(1), ..vote(Kind::Vote, 3, 2, (1, 1)) };
     let sent = voter.exchange(request);
     assert!(sent[0].reject);
     assert_eq!(voter.raw.commit(), Index(2));
@@ -276,16 +282,16 @@ fn votes_carry_commits_so_that_a_stalemate_over_a_conf_change_ends() {
     candidate.raw.campaign().expect("never refused");
     candidate.work();
     let refused =
-        Message { reject: true, commit: Index(2), commit_term: Term(1), ..message(Kind::VoteResponse, 3, 2) };
+        Message { reject: true, commit: Index(2), extra: offered(1), ..message(Kind::VoteResponse, 3, 2) };
     candidate.step(refused.clone());
     assert_eq!((candidate.raw.role(), candidate.raw.commit()), (Role::Follower, Index(2)));
     // Offers of another term at that index, and offers without the extension, are ignored.
     let mut other = peer(2, 0);
-    other.exchange(Message { commit: Index(2), commit_term: Term(9), ..vote(Kind::Vote, 3, 9, (1, 1)) });
+    other.exchange(Message { commit: Index(2), extra: offered(9), ..vote(Kind::Vote, 3, 9, (1, 1)) });
     assert_eq!(other.raw.commit(), Index(0));
     let mut plain = Peer::follower(2, &[1, 1]);
     let sent =
-        plain.exchange(Message { commit: Index(2), commit_term: Term(1), ..vote(Kind::Vote, 3, 2, (1, 1)) });
+        plain.exchange(Message { commit: Index(2), extra: offered(1), ..vote(Kind::Vote, 3, 2, (1, 1)) });
     assert_eq!((plain.raw.commit(), sent[0].commit), (Index(0), Index(0)));
     // Answers to reads carry the leader's commit index.
     let mut reader = peer(2, 0);
@@ -340,7 +346,7 @@ fn lazy_work(raw: &mut RawNode<Lazy>) -> Vec<Message> {
     let mut sent = Vec::new();
     while raw.has_ready() {
         let ready = raw.ready();
-        raw.storage_mut().memory.append(&ready.entries);
+        raw.storage_mut().memory.append(ready.entries);
         sent.extend(ready.messages);
         raw.advance();
     }

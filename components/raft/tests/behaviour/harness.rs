@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use flotilla_raft::{
-    ConfChange, ConfChangeKind, ConfChangeV2, ConfState, Config, Entry, EntryKind, HardState, Index,
+    ConfChange, ConfChangeKind, ConfChangeV2, ConfState, Config, Entry, EntryKind, Extra, HardState, Index,
     MemStorage, Message, MessageKind as Kind, PeerId, RawNode, ReadState, Ready, Role, Snapshot,
     SnapshotMeta, StepError, Storage, Term,
 };
@@ -43,7 +43,7 @@ pub fn snapshot(index: u64, term: u64, conf_state: ConfState) -> Snapshot {
 /// A storage with entries of the given terms, in the last entry's term.
 pub fn storage(conf_state: ConfState, terms: &[u64]) -> MemStorage {
     let mut storage = MemStorage::with_conf_state(conf_state);
-    storage.append(&entries(1, terms));
+    storage.append(entries(1, terms));
     if let Some(term) = terms.last() {
         storage.set_hard_state(HardState { term: Term(*term), ..HardState::default() });
     }
@@ -71,7 +71,8 @@ pub fn ack(from: u64, term: u64, index: u64) -> Message {
 }
 
 pub fn refusal(from: u64, term: u64, index: u64, (hint, hint_term): (u64, u64)) -> Message {
-    Message { reject: true, reject_hint: Index(hint), log_term: Term(hint_term), ..ack(from, term, index) }
+    let extra = Extra { reject_hint: Index(hint), ..Extra::default() }.boxed();
+    Message { reject: true, extra, log_term: Term(hint_term), ..ack(from, term, index) }
 }
 
 pub fn heartbeat(from: u64, term: u64, commit: u64) -> Message {
@@ -177,7 +178,7 @@ impl Peer {
         if let Some(snapshot) = ready.snapshot {
             storage.apply_snapshot(*snapshot).expect("newer than the stored one");
         }
-        storage.append(&ready.entries);
+        storage.append(ready.entries);
         if let Some(hard_state) = ready.hard_state {
             storage.set_hard_state(hard_state);
         }

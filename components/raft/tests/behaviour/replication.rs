@@ -189,7 +189,7 @@ fn refusals_say_where_the_logs_may_agree() {
         let mut peer = Peer::follower(1, &terms);
         let sent = peer.exchange(append(2, 6, prev, &[6], 0));
         let answer = &sent[0];
-        let told = (answer.reject, answer.index.0, (answer.reject_hint.0, answer.log_term.0));
+        let told = (answer.reject, answer.index.0, (answer.extra().reject_hint.0, answer.log_term.0));
         assert_eq!(told, (true, prev.0, hint), "{terms:?} against {prev:?}");
     }
 }
@@ -488,7 +488,7 @@ fn heartbeats_can_be_sent_at_once_by_leaders() {
 #[test]
 fn entries_of_earlier_leaderships_do_not_give_quota_back() {
     let mut storage = three();
-    storage.append(&[flotilla_raft::Entry {
+    storage.append(vec![flotilla_raft::Entry {
         index: Index(1),
         term: Term(1),
         data: bytes::Bytes::from_static(b"0123456789"),

@@ -66,7 +66,7 @@ impl Node {
         {
             storage.apply_snapshot(snapshot.clone()).expect("newer than the stored one");
         }
-        storage.append(entries);
+        storage.append(entries.to_vec());
         if !hard_state.is_empty() {
             storage.set_hard_state(hard_state);
         }
@@ -388,15 +388,16 @@ impl Cluster {
     fn append_thread(&mut self, id: PeerId, may_crash: bool) {
         let crashes = may_crash && self.random.one_in(30);
         let node = self.nodes.get_mut(&id).expect("known node");
-        let Some(work) = node.append_work.pop_front() else { return };
-        let hard_state = HardState { term: work.term, vote: work.vote, commit: work.commit };
+        let Some(mut work) = node.append_work.pop_front() else { return };
+        let hard_state = work.hard_state().unwrap_or_default();
         node.write(hard_state, work.snapshot.as_deref(), &work.entries);
         if crashes {
             node.crash();
             return;
         }
         // Only what must survive is synced: a lone commit index need not.
-        if !work.responses.is_empty() || !work.entries.is_empty() || work.snapshot.is_some() {
+        let responses = work.take_responses();
+        if !responses.is_empty() || !work.entries.is_empty() || work.snapshot.is_some() {
             node.sync();
         }
         if let Some(snapshot) = &work.snapshot
@@ -404,16 +405,17 @@ impl Cluster {
         {
             self.install_snapshot(id, snapshot);
         }
-        self.respond(id, work.responses);
+        self.respond(id, responses);
     }
 
     fn apply_thread(&mut self, id: PeerId) {
         let node = self.nodes.get_mut(&id).expect("known node");
-        let Some(work) = node.apply_work.pop_front() else { return };
+        let Some(mut work) = node.apply_work.pop_front() else { return };
         let applied = node.applied;
+        let responses = work.take_responses();
         let fresh: Vec<Entry> = work.entries.into_iter().filter(|entry| entry.index > applied).collect();
         self.apply_entries(id, &fresh);
-        self.respond(id, work.responses);
+        self.respond(id, responses);
     }
 
     /// Everything up and connected: the group must elect a leader and commit again, everywhere.

@@ -159,14 +159,15 @@ pub fn message(m: &Message, indent: &str) -> String {
         m.log_term,
         m.index
     );
+    let extra = m.extra();
     if m.reject {
-        put!(out, " Rejected (Hint: {})", m.reject_hint);
+        put!(out, " Rejected (Hint: {})", extra.reject_hint);
     }
     if !m.commit.is_zero() {
         put!(out, " Commit:{}", m.commit);
     }
-    if !m.vote.is_zero() {
-        put!(out, " Vote:{}", m.vote);
+    if !extra.vote.is_zero() {
+        put!(out, " Vote:{}", extra.vote);
     }
     match m.entries.as_slice() {
         [] => {}
@@ -182,10 +183,10 @@ pub fn message(m: &Message, indent: &str) -> String {
     if let Some(carried) = m.snapshot.as_deref().filter(|snapshot| !snapshot.is_empty()) {
         put!(out, "\n{indent}  Snapshot: {}", snapshot(carried));
     }
-    if !m.responses.is_empty() {
+    if !extra.responses.is_empty() {
         let inner = format!("{indent}  ");
         out.push_str(" Responses:[");
-        for response in &m.responses {
+        for response in &extra.responses {
             put!(out, "\n{inner}{}", message(response, &inner));
         }
         put!(out, "\n{indent}]");

@@ -288,16 +288,12 @@ impl Environment {
             self.print(&format!("no {} work to perform", thread.name()));
             return Ok(());
         };
-        let responses = std::mem::take(&mut message.responses);
+        let responses = message.take_responses();
         self.print(&format!("Processing:\n{}\n", format::message(&message, "")));
         let node = self.by_id(id)?;
         match thread {
             Thread::Append => {
-                let hard_state = flotilla_raft::HardState {
-                    term: message.term,
-                    vote: message.vote,
-                    commit: message.commit,
-                };
+                let hard_state = message.hard_state().unwrap_or_default();
                 node.store(hard_state, message.snapshot.map(|snapshot| *snapshot), &message.entries)?;
             }
             Thread::Apply => node.apply(&message.entries)?,

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use flotilla_raft::{
-    ConfChangeKind, ConfState, Entry, EntryKind, Index, Message, MessageKind, PeerId, Snapshot, SnapshotMeta,
-    Term,
+    ConfChangeKind, ConfState, Entry, EntryKind, Extra, Index, Message, MessageKind, PeerId, Snapshot,
+    SnapshotMeta, Term,
 };
 use proptest::prelude::*;
 
@@ -42,12 +42,15 @@ fn full_message() -> Message {
         commit: Index(6),
         snapshot: Some(Box::new(Snapshot { meta, data: Bytes::from_static(b"state") })),
         reject: true,
-        reject_hint: Index(9),
         context: Bytes::from_static(b"context"),
-        priority: -1,
-        request_snapshot: Index(10),
-        commit_term: Term(13),
-        ..Message::default()
+        extra: Extra {
+            reject_hint: Index(9),
+            priority: -1,
+            request_snapshot: Index(10),
+            commit_term: Term(13),
+            ..Extra::default()
+        }
+        .boxed(),
     }
 }
 

@@ -134,11 +134,12 @@ impl Peer {
     // ---- holding apply ----
 
     /// Gives committed entries to the apply worker, up to a merge that has to wait for its source.
-    pub(crate) fn hand_to_apply(&mut self, message: Message, env: &mut Env) {
+    pub(crate) fn hand_to_apply(&mut self, mut message: Message, env: &mut Env) {
         if message.entries.is_empty() {
             return;
         }
-        self.merge.held.push_back(Held { entries: message.entries, responses: message.responses });
+        let entries = std::mem::take(&mut message.entries);
+        self.merge.held.push_back(Held { entries, responses: message.take_responses() });
         self.pump_apply(env);
     }
 
