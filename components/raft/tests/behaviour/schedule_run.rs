@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, VecDeque};
 use bytes::Bytes;
 use flotilla_raft::{
     ConfChange, ConfChangeKind, ConfChangeSingle, ConfChangeTransition, ConfChangeV2, ConfState, Config,
-    Entry, EntryKind, HardState, Index, MemStorage, Message, PeerId, RawNode, Role, Snapshot, Storage,
+    Entry, EntryKind, HardState, Index, MemStorage, Message, MessageKind, PeerId, RawNode, Role, Snapshot,
+    Storage,
 };
 
 use crate::schedules::{Cluster, first_index, is_snapshot};
@@ -104,7 +105,8 @@ pub fn run_schedule(seed: u64, steps: usize, is_verbose: bool) -> Cluster {
     for step in 0..steps {
         let ids = cluster.ids();
         let id = *cluster.random.pick(&ids);
-        let name = cluster.random_step(id);
+        let is_coup = cluster.is_restless && cluster.random.one_in(12);
+        let name = if is_coup { cluster.coup(id) } else { cluster.random_step(id) };
         if is_verbose {
             println!("{step}: {name} {id}");
         }
@@ -183,6 +185,50 @@ impl Cluster {
                 }
                 "campaign"
             }
+        }
+    }
+
+    /// `id` asks for votes, and has them before anything else is delivered; what it then proposes may reach one peer
+    /// before it falls. A sequence of these is figure 8 of the Raft paper.
+    fn coup(&mut self, id: PeerId) -> &'static str {
+        if self.nodes[&id].raw.is_none() {
+            self.start(id);
+        }
+        self.blocked.clear();
+        self.network.clear();
+        self.raw(id).expect("is up").campaign().expect("campaigns are never refused");
+        for _ in 0..4 {
+            self.settle_some(|message| {
+                use MessageKind as Kind;
+                matches!(
+                    message.kind,
+                    Kind::Vote | Kind::VoteResponse | Kind::PreVote | Kind::PreVoteResponse
+                )
+            });
+        }
+        self.propose(id);
+        let ids = self.ids();
+        let confidant = *self.random.pick(&ids);
+        for _ in 0..self.random.below(6) {
+            let pair = [id, confidant];
+            self.settle_some(|message| pair.contains(&message.from) && pair.contains(&message.to));
+        }
+        if self.random.one_in(2) {
+            self.nodes.get_mut(&id).expect("known node").crash();
+        }
+        "coup"
+    }
+
+    /// Everybody works, and then what `is_let_through` names is delivered.
+    fn settle_some(&mut self, is_let_through: impl Fn(&Message) -> bool) {
+        for id in self.ids() {
+            self.work(id, false);
+            self.check(id);
+        }
+        let (through, kept) = std::mem::take(&mut self.network).into_iter().partition(&is_let_through);
+        self.network = kept;
+        for message in through {
+            self.deliver(message, false);
         }
     }
 

@@ -56,6 +56,8 @@ pub struct Cluster {
     pub blocked: BTreeSet<(PeerId, PeerId)>,
     pub template: Config,
     pub proposals: u64,
+    /// Whether one leader overthrows the other.
+    pub is_restless: bool,
     /// Entry term and earliest observing term, by committed index.
     committed: BTreeMap<Index, (Term, Term)>,
     /// State after applying each index.
@@ -72,6 +74,7 @@ impl Cluster {
         let mut random = Random::new(seed);
         let voters = if random.one_in(2) { 3 } else { 5 };
         let template = Self::template(&mut random, seed);
+        let is_restless = random.one_in(8);
         let spare = 2;
         let conf_state = ConfState { voters: (1..=voters).map(PeerId).collect(), ..ConfState::default() };
         let meta = SnapshotMeta { index: Index(1), term: Term(1), conf_state };
@@ -89,6 +92,7 @@ impl Cluster {
             blocked: BTreeSet::new(),
             template,
             proposals: 0,
+            is_restless,
             committed: BTreeMap::new(),
             states: BTreeMap::from([(Index(1), 0)]),
             leaders: BTreeMap::new(),
