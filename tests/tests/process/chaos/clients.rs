@@ -33,6 +33,11 @@ const PAGE_KEYS: usize = 500;
 /// Pairs of one batch while the anchors are written.
 const ANCHORS_PER_BATCH: usize = 200;
 
+/// Leaves the machine to others for a moment.
+async fn pace_call() {
+    tokio::time::sleep(PACE).await;
+}
+
 /// What happened, seen from outside.
 #[derive(Default)]
 pub struct Progress {
@@ -159,7 +164,7 @@ async fn walk(client: Client, anchors: Holdings, progress: Arc<Progress>) -> Hol
             if progress.stop.load(Ordering::Relaxed) {
                 return anchors;
             }
-            tokio::time::sleep(PACE).await;
+            pace_call().await;
         }
         let twisted = found.windows(2).find(|pair| pair[0] >= pair[1]);
         assert_eq!(twisted, None, "a key is there twice or out of order");
@@ -191,7 +196,7 @@ impl Worker {
                 9 | 10 => self.get().await,
                 _ => self.scan(slots).await,
             }
-            tokio::time::sleep(PACE).await;
+            pace_call().await;
         }
         self.registers.into_holdings()
     }
@@ -329,7 +334,7 @@ impl Newcomer {
             let holds = if outcome.is_ok() { vec![Some(turn)] } else { vec![None, Some(turn)] };
             self.written.insert(key, holds);
             self.read_one().await;
-            tokio::time::sleep(PACE).await;
+            pace_call().await;
         }
         self.written
     }

@@ -60,6 +60,11 @@ impl Plan {
     }
 }
 
+/// The next change is not due before.
+fn pace_until(due: Instant) {
+    thread::sleep(due.saturating_duration_since(Instant::now()));
+}
+
 /// Changes and kills for as long as planned. Returns when the last of them began, and the number of kills.
 fn wreak(
     cluster: &mut Cluster,
@@ -73,7 +78,7 @@ fn wreak(
     let (mut down, mut kills) = (None, 0);
     for second in 1..=plan.seconds {
         let due = begun + EVERY * u32::try_from(second).expect("a short test");
-        thread::sleep(due.saturating_duration_since(Instant::now()));
+        pace_until(due);
         clients.check();
         for i in 0..STORES {
             let ended = cluster.store(i).ended();
