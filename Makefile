@@ -87,5 +87,5 @@ bench:
 	@echo "  restart        from the start of a store, and of all, to service         10 minutes"
 	@echo "  slowdisk       one disk of three with slow syncs                         3 minutes"
 	@echo "  amplification  bytes to disks for each byte of clients, syncs            4 minutes"
-	@echo "  changes        what clients see of splits, merges and transfers          2 minutes"
+	@echo "  changes        what clients see of splits, merges and transfers          5 minutes"
 endif

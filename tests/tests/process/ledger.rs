@@ -137,7 +137,7 @@ impl Ledger {
 }
 
 /// The value of one write; it names key and number.
-fn value(key: &str, number: u64) -> Vec<u8> {
+pub fn value(key: &str, number: u64) -> Vec<u8> {
     let mut value = format!("{key} {number} ").into_bytes();
     let fill = |i: usize| b'a' + ((number as usize + i) % 26) as u8;
     value.extend((0..PADDING + number as usize % 64).map(fill));
@@ -145,7 +145,7 @@ fn value(key: &str, number: u64) -> Vec<u8> {
 }
 
 /// Which write of `key` has this value; nothing if none has.
-fn number_of(key: &str, bytes: &[u8]) -> Option<u64> {
+pub fn number_of(key: &str, bytes: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(bytes).ok()?;
     let number = text.strip_prefix(key)?.strip_prefix(' ')?.split(' ').next()?.parse().ok()?;
     (value(key, number) == bytes).then_some(number)

@@ -18,7 +18,7 @@ const WRITERS: usize = 24;
 const NEW_KEY_EVERY: u64 = 2;
 const OVERWRITTEN_KEYS: u64 = 4;
 /// A write without an answer for so long has an unknown outcome.
-const WRITE_LIMIT: Duration = Duration::from_secs(8);
+pub const WRITE_LIMIT: Duration = Duration::from_secs(8);
 /// Writers that are told to stop while their stores are gone may be in the middle of an attempt.
 const STOP_LIMIT: Duration = Duration::from_millis(500);
 /// Keys of one batch when all are read back.
@@ -40,7 +40,11 @@ pub fn connect(runtime: &Runtime, addresses: &[String]) -> RawClient {
     })
 }
 
-async fn within<T>(
+/// What came back within a time.
+///
+/// # Errors
+/// The crate's words, or that there was no answer.
+pub async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, tikv_client::Error>>,
 ) -> Result<T, String> {

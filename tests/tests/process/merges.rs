@@ -33,7 +33,7 @@ fn merge(cluster: &Cluster, key: &str, leftwards: bool) {
 }
 
 /// The regions of clients follow one another without a gap from the first key to the last.
-fn check_tiles(regions: &[RegionView]) {
+pub fn check_tiles(regions: &[RegionView]) {
     let users: Vec<&RegionView> = regions.iter().filter(|r| !r.is_meta).collect();
     assert!(users.first().is_some_and(|r| r.start.is_empty()), "{users:?}");
     assert!(users.last().is_some_and(|r| r.end.is_empty()), "{users:?}");

@@ -2,7 +2,11 @@
 //!
 //! While the load runs, regions are split, merged again, and handed to another leader, one change at a time. Around
 //! each change two probes write, one operation after the other, to a key on either side of the border. The change's
-//! *gap* is the slowest of those writes, retries included: the longest time for which the keys could not be written.
+//! *gap* is the slowest of those writes that ended after the change was ordered, retries included: the longest time for
+//! which the keys could not be written. The same is done without any change, for what the load alone makes of a write.
+//!
+//! The probes use the product's own client, and learn of a change from the answers to their writes only: whoever orders
+//! the changes has a client of its own. Placement changes nothing by itself, not even leaders.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,17 +14,21 @@ use std::time::{Duration, Instant};
 
 use flotilla_bench::latency::Latencies;
 use flotilla_bench::report::Report;
+use flotilla_router::Client;
 use tokio::task::JoinHandle;
 
-use crate::client::{Cluster, Request};
+use crate::client::Cluster;
 use crate::common::{Common, still};
 use crate::load::{self, Data, Op, Outcome, Plan, Target, Uniform};
 use crate::stores::Stores;
 
-/// Probes begin so long before a change, and end so long after it.
-const AROUND: Duration = Duration::from_millis(300);
-/// A change that is refused is tried again so often.
+/// Probes begin so long before a change: they know the region by then.
+const BEFORE: Duration = Duration::from_millis(100);
+/// Probes end so long after a change; a write that is under way then still counts.
+const AFTER: Duration = Duration::from_millis(300);
+/// A change that is refused is tried again so often, after a pause.
 const TRIES: usize = 50;
+const RETRY_PAUSE: Duration = Duration::from_millis(300);
 
 /// What clients see of splits, merges and leadership transfers under load.
 #[derive(clap::Args, Debug)]
@@ -30,7 +38,7 @@ pub struct Args {
     /// Clients, each with one operation under way
     #[arg(long, default_value_t = 64)]
     clients: usize,
-    /// Seconds of changes under load [default: 40, quick 8]
+    /// Seconds of changes under load; a hundred of each kind are needed for a 99th percentile [default: 240, quick 8]
     #[arg(long)]
     seconds: Option<u64>,
     /// Keys
@@ -66,6 +74,7 @@ impl Gaps {
     fn report(&self, name: &str, report: &mut Report) {
         report.add("gap p50", name, "longest write", self.gaps.quantile_ms(0.5), "ms");
         report.add("gap p99", name, "longest write", self.gaps.quantile_ms(0.99), "ms");
+        report.add("gap max", name, "longest write", self.gaps.max_us() as f64 / 1_000.0, "ms");
         report.add("command p50", name, "longest write", self.commands.quantile_ms(0.5), "ms");
         report.add("done", name, "changes", self.gaps.count() as f64, "count");
         report.add("refused and tried again", name, "changes", self.refused as f64, "count");
@@ -85,12 +94,16 @@ pub async fn run(args: &Args) -> Result<(), String> {
     report.setting("keys", args.keys);
     report.setting("regions", args.regions);
     let folder = common.options.folder()?;
-    let (stores, cluster) = common.start(folder.path(), &still()).await?;
+    let keys = [still(), vec![("placement.balance_leaders", "false".into())]].concat();
+    let (stores, cluster) = common.start(folder.path(), &keys).await?;
     stores.split(&cluster, &data.cuts(args.regions)).await?;
+    let operator = Cluster::connect(&stores.addresses, 1).await?;
+    spread_leaders(&stores, &operator).await?;
     load::fill(&cluster, data).await?;
     cluster.reload().await?;
-    let plan = common.plan(args.clients, args.seconds.unwrap_or(common.options.pick(40, 8)));
-    let changes = change_under_load(&stores, &cluster, data, plan).await?;
+    let client = Client::connect(&stores.addresses).await.map_err(|error| error.to_string())?;
+    let plan = common.plan(args.clients, args.seconds.unwrap_or(common.options.pick(240, 8)));
+    let changes = change_under_load(&stores, &cluster, &operator, &client, data, plan).await?;
     stores.stop().await;
     changes.load.check()?;
     let kinds = [
@@ -105,10 +118,46 @@ pub async fn run(args: &Args) -> Result<(), String> {
     common.options.write(&report)
 }
 
+/// Each store leads a third of the regions, which placement would see to otherwise.
+async fn spread_leaders(stores: &Stores, operator: &Cluster) -> Result<(), String> {
+    for (i, route) in operator.routes().iter().enumerate() {
+        let to = &route.region.peers[i % route.region.peers.len()];
+        if to.id != route.leader.id {
+            patiently(&mut 0, async || hand_over(stores, route.region.id, to.store_id).await).await?;
+        }
+    }
+    operator.reload().await
+}
+
+async fn hand_over(stores: &Stores, region: u64, store: u64) -> Result<(), String> {
+    let (region, store) = (region.to_string(), store.to_string());
+    stores.ctl(&["transfer-leader", "--region", &region, "--store", &store]).await
+}
+
+/// Makes a change, again and again if it is refused. How long the last try took.
+async fn patiently(
+    refused: &mut u64,
+    change: impl AsyncFn() -> Result<(), String>,
+) -> Result<Duration, String> {
+    let mut tries = 1;
+    loop {
+        let started = Instant::now();
+        match change().await {
+            Ok(()) => return Ok(started.elapsed()),
+            Err(why) if tries == TRIES => return Err(why),
+            Err(_) => *refused += 1,
+        }
+        tries += 1;
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
 /// Changes regions for as long as the load of `plan` runs.
 async fn change_under_load(
     stores: &Stores,
     cluster: &Arc<Cluster>,
+    operator: &Cluster,
+    client: &Client,
     data: Data,
     plan: Plan,
 ) -> Result<Changes, String> {
@@ -117,6 +166,7 @@ async fn change_under_load(
         tokio::spawn(async move { load::run(&target, Arc::new(Uniform::new(data, Op::Put)), plan).await })
     };
     tokio::time::sleep(plan.warmup).await;
+    let probes = Probes { client, data, load: &load };
     let (mut nothing, mut split) = (Gaps::default(), Gaps::default());
     let (mut merge, mut transfer) = (Gaps::default(), Gaps::default());
     for round in 0_u64.. {
@@ -124,8 +174,8 @@ async fn change_under_load(
             break;
         }
         // Regions in turn, with a step that is no divisor of their number.
-        cluster.reload().await?;
-        let routes = cluster.routes();
+        operator.reload().await?;
+        let routes = operator.routes();
         let route = &routes[(round * 7 % routes.len() as u64) as usize];
         let (low, high) = bounds(data, &route.region.start_key, &route.region.end_key);
         if high - low < 4 {
@@ -133,29 +183,28 @@ async fn change_under_load(
         }
         let middle = low + (high - low) / 2;
         let keys = [middle - 1, middle];
-        probed(cluster, data, keys, &mut nothing, async || Ok(())).await?;
+        probes.around(keys, &mut nothing, async || Ok(())).await?;
         let (id, at) = (route.region.id.to_string(), data.key(middle));
         let at = String::from_utf8_lossy(&at).into_owned();
         let cut = async || stores.ctl(&["split", "--region", &id, "--key", &at]).await;
-        probed(cluster, data, keys, &mut split, cut).await?;
+        probes.around(keys, &mut split, cut).await?;
         let join = async || {
-            cluster.reload().await?;
-            let ids = keys.map(|key| cluster.route(&data.key(key)).map_or(0, |route| route.region.id));
+            operator.reload().await?;
+            let ids = keys.map(|key| operator.route(&data.key(key)).map_or(0, |route| route.region.id));
             // Either side is the target in every other round.
             let [target, source] = if round % 2 == 0 { ids } else { [ids[1], ids[0]] };
             stores.ctl(&["merge", "--region", &source.to_string(), "--into", &target.to_string()]).await
         };
-        probed(cluster, data, keys, &mut merge, join).await?;
-        let hand_over = async || {
-            cluster.reload().await?;
-            let route = cluster.route(&data.key(middle)).ok_or("a region without a route")?;
-            let other = route.region.peers.iter().find(|peer| peer.id != route.leader.id);
-            let store = other.ok_or("a region with one peer")?.store_id.to_string();
-            stores
-                .ctl(&["transfer-leader", "--region", &route.region.id.to_string(), "--store", &store])
-                .await
+        probes.around(keys, &mut merge, join).await?;
+        let give = async || {
+            operator.reload().await?;
+            let route = operator.route(&data.key(middle)).ok_or("a region without a route")?;
+            let others: Vec<_> =
+                route.region.peers.iter().filter(|peer| peer.id != route.leader.id).collect();
+            let to = others.get(round as usize % others.len().max(1)).ok_or("a region with one peer")?;
+            hand_over(stores, route.region.id, to.store_id).await
         };
-        probed(cluster, data, keys, &mut transfer, hand_over).await?;
+        probes.around(keys, &mut transfer, give).await?;
     }
     let load = load.await.map_err(|error| error.to_string())?;
     Ok(Changes { load, nothing, split, merge, transfer })
@@ -172,49 +221,61 @@ fn bounds(data: Data, start: &[u8], end: &[u8]) -> (u64, u64) {
     (low.min(data.keys), high.min(data.keys))
 }
 
-/// Makes a change between probes of two keys, and notes the longest probe.
-async fn probed(
-    cluster: &Arc<Cluster>,
+/// Who writes beside the load while something changes.
+struct Probes<'a> {
+    client: &'a Client,
     data: Data,
-    keys: [u64; 2],
-    gaps: &mut Gaps,
-    change: impl AsyncFn() -> Result<(), String>,
-) -> Result<(), String> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let probes = keys.map(|key| {
-        let (cluster, stop) = (cluster.clone(), stop.clone());
-        tokio::spawn(async move { probe(&cluster, data, key, &stop).await })
-    });
-    tokio::time::sleep(AROUND).await;
-    let mut outcome = Ok(());
-    for _ in 0..TRIES {
-        let started = Instant::now();
-        outcome = change().await;
-        if outcome.is_ok() {
-            gaps.commands.record(started.elapsed());
-            break;
-        }
-        gaps.refused += 1;
-        tokio::time::sleep(AROUND).await;
-    }
-    tokio::time::sleep(AROUND).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut longest = Duration::ZERO;
-    for probe in probes {
-        longest = longest.max(probe.await.map_err(|error| error.to_string())??);
-    }
-    gaps.gaps.record(longest);
-    outcome
+    load: &'a JoinHandle<Outcome>,
 }
 
-/// Writes one key until told to stop. Returns the longest write.
-async fn probe(cluster: &Cluster, data: Data, key: u64, stop: &AtomicBool) -> Result<Duration, String> {
-    let value = bytes::Bytes::from(vec![b'p'; data.value_bytes]);
+impl Probes<'_> {
+    /// Makes a change between probes of two keys, and notes the longest probe.
+    async fn around(
+        &self,
+        keys: [u64; 2],
+        gaps: &mut Gaps,
+        change: impl AsyncFn() -> Result<(), String>,
+    ) -> Result<(), String> {
+        let (counts, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let probes = keys.map(|key| {
+            let (client, key) = (self.client.clone(), self.data.key(key));
+            let value = bytes::Bytes::from(vec![b'p'; self.data.value_bytes]);
+            let (counts, stop) = (counts.clone(), stop.clone());
+            tokio::spawn(async move { probe(&client, key, value, &counts, &stop).await })
+        });
+        tokio::time::sleep(BEFORE).await;
+        counts.store(true, Ordering::Relaxed);
+        let command = patiently(&mut gaps.refused, change).await;
+        tokio::time::sleep(AFTER).await;
+        stop.store(true, Ordering::Relaxed);
+        let mut longest = Duration::ZERO;
+        for probe in probes {
+            longest = longest.max(probe.await.map_err(|error| error.to_string())??);
+        }
+        // A change that outlived the load says nothing.
+        if !self.load.is_finished() {
+            gaps.commands.record(command?);
+            gaps.gaps.record(longest);
+        }
+        Ok(())
+    }
+}
+
+/// Writes one key until told to stop. Returns the longest write of those that ended while they counted.
+async fn probe(
+    client: &Client,
+    key: bytes::Bytes,
+    value: bytes::Bytes,
+    counts: &AtomicBool,
+    stop: &AtomicBool,
+) -> Result<Duration, String> {
     let mut longest = Duration::ZERO;
     while !stop.load(Ordering::Relaxed) {
         let started = Instant::now();
-        cluster.call(&Request::Put(data.key(key), value.clone())).await?;
-        longest = longest.max(started.elapsed());
+        client.put(key.clone(), value.clone(), 0).await.map_err(|error| error.to_string())?;
+        if counts.load(Ordering::Relaxed) {
+            longest = longest.max(started.elapsed());
+        }
     }
     Ok(longest)
 }

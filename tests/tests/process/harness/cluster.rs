@@ -4,21 +4,19 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::fs;
 use std::path::Path;
-use std::process::{Command, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::command::{Finished, run};
+use super::command::Finished;
+use super::operator::Operator;
 use super::store::{Ports, Store};
 use super::view::{RegionView, StoreView};
 use super::wait::wait_for;
 use super::{PATIENCE, flotilla};
-
-/// Longest run of `flotilla ctl`; a membership change waits for a snapshot.
-const CTL_LIMIT: Duration = Duration::from_secs(60);
 
 /// One cluster at a time: each wants both cores.
 static TURN: Mutex<()> = Mutex::new(());
@@ -179,21 +177,27 @@ impl Cluster {
     /// # Panics
     /// It takes too long.
     pub fn wait_replicated(&mut self) -> Vec<RegionView> {
-        wait_for("every region is replicated", PATIENCE, || {
-            let wanted = self.store_ids()?;
-            let regions = self.try_regions()?;
-            let bad = |region: &&RegionView| {
-                region.stores() != wanted
-                    || region.others > 0
-                    || region.troubled > 0
-                    || region.leader.is_none_or(|(_, store)| !wanted.contains(&store))
-            };
-            match regions.iter().find(bad) {
-                Some(region) => Err(format!("stores {wanted:?}, {region:?}")),
-                None if regions.iter().all(|region| region.is_meta) => Err("no region for clients".into()),
-                None => Ok(regions),
-            }
-        })
+        wait_for("every region is replicated", PATIENCE, || self.try_replicated())
+    }
+
+    /// All regions, if each has a leader and exactly the stores that run as voters, all of them well.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn try_replicated(&self) -> Result<Vec<RegionView>, String> {
+        let wanted = self.store_ids()?;
+        let regions = self.try_regions()?;
+        let bad = |region: &&RegionView| {
+            region.stores() != wanted
+                || region.others > 0
+                || region.troubled > 0
+                || region.leader.is_none_or(|(_, store)| !wanted.contains(&store))
+        };
+        match regions.iter().find(bad) {
+            Some(region) => Err(format!("stores {wanted:?}, {region:?}")),
+            None if regions.iter().all(|region| region.is_meta) => Err("no region for clients".into()),
+            None => Ok(regions),
+        }
     }
 
     /// Ids of the stores that run, ascending.
@@ -213,11 +217,14 @@ impl Cluster {
         self.stores.iter().position(is_it).unwrap_or_else(|| panic!("no process is store {id}"))
     }
 
+    /// Who commands it.
+    pub fn operator(&self) -> Operator {
+        Operator::new(&self.addresses())
+    }
+
     /// Runs `flotilla ARGUMENTS --pd ALL`.
     pub fn flotilla(&self, arguments: &[&str]) -> Finished {
-        let mut command = Command::new(flotilla());
-        command.args(arguments).args(["--pd", &self.addresses().join(",")]);
-        run(&mut command, CTL_LIMIT)
+        self.operator().flotilla(arguments)
     }
 
     /// Runs `flotilla ctl ARGUMENTS` for its JSON.
@@ -225,16 +232,11 @@ impl Cluster {
     /// # Errors
     /// What it says on standard error.
     pub fn ctl(&self, arguments: &[&str]) -> Result<Value, String> {
-        let done = self.flotilla(&[&["ctl"], arguments, &["--output", "json"]].concat());
-        if done.code != Some(0) {
-            return Err(format!("ctl {arguments:?}: {}", done.stderr.trim()));
-        }
-        serde_json::from_str(&done.stdout).map_err(|error| format!("{:?}: {error}", done.stdout))
+        self.operator().ctl(arguments)
     }
 
     fn try_regions(&self) -> Result<Vec<RegionView>, String> {
-        let regions = self.ctl(&["regions"])?;
-        Ok(regions.as_array().ok_or("no list")?.iter().map(RegionView::parse).collect())
+        self.operator().regions()
     }
 
     /// All regions, the meta region first, then in key order.
