@@ -589,6 +589,7 @@ impl RaftWorker {
     fn tick(&mut self) {
         self.ticks += 1;
         self.wake_some();
+        self.look_at_some();
         let is_slow = self.ticks.is_multiple_of(SLOW_TICKS);
         if is_slow {
             self.ask_about_stale_peers();
