@@ -224,6 +224,9 @@ impl Peer {
                 self.tell(odd.peer, at, Digest::default(), true, env);
             }
         }
+        if self.node.last_index() == at.index {
+            self.rest_soon(env);
+        }
         done.into_iter().for_each(|done| done(Ok(report.clone())));
     }
 }
