@@ -48,11 +48,20 @@ impl Peer {
         if may {
             self.log_commit(env);
             self.report_in_full(env);
+            self.shed_memory();
             self.rest.is_asleep = true;
             self.plan_look(env);
             Counters::add(&env.shared.counters.sleeps, 1);
         }
         may
+    }
+
+    /// Gives back what only a peer at work needs.
+    fn shed_memory(&mut self) {
+        self.node.storage_mut().forget_entries();
+        let region = &self.region;
+        self.senders.retain(|id, _| region.peer(*id).is_none());
+        self.writes.shrink();
     }
 
     /// Nothing but a comparison woke the region: it may sleep as soon as everybody knows its log.
