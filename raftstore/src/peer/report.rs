@@ -14,7 +14,7 @@ use crate::worker::Env;
 #[derive(Default)]
 pub(crate) struct Reported {
     /// The last report, if the region is led here.
-    led: Option<LedRegion>,
+    led: Option<Box<LedRegion>>,
     /// Peers that do not answer, since when.
     silent: BTreeMap<PeerId, Time>,
 }
@@ -102,8 +102,8 @@ impl Peer {
             pending: self.pending_peers(),
             down,
         };
-        if self.reported.led.as_ref() != Some(&report) {
-            self.reported.led = Some(report.clone());
+        if self.reported.led.as_deref() != Some(&report) {
+            self.reported.led = Some(Box::new(report.clone()));
             env.shared.links.placement.send(PlacementMsg::Led(report));
         }
     }
