@@ -33,3 +33,8 @@ pub(crate) fn get_bytes(input: &mut Bytes) -> Option<Bytes> {
     let len = get_u32(input)? as usize;
     (input.len() >= len).then(|| input.split_to(len))
 }
+
+/// Takes a key off the front, in memory of its own: what it came in, perhaps a large frame, may go before the region does.
+pub(crate) fn get_key(input: &mut Bytes) -> Option<Bytes> {
+    get_bytes(input).map(|key| Bytes::copy_from_slice(&key))
+}

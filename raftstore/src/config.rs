@@ -79,8 +79,11 @@ pub struct StoreConfig {
     pub load_split_contained_percent: u64,
     /// A peer that its leader has not heard of for so long is reported as down.
     pub peer_down_ms: u64,
-    /// Pause between comparisons of the replicas of regions led here, one region at a time; 0 = none are made.
+    /// Pause between comparisons of the replicas of regions led here that were written to since their last one, one region
+    /// at a time; 0 = none are made.
     pub check_interval_ms: u64,
+    /// The same for all regions led here: what nobody writes to rots, too.
+    pub check_unchanged_interval_ms: u64,
     /// Snapshots sent at a time.
     pub snapshot_send_max: usize,
     /// Snapshots received at a time.
@@ -151,6 +154,7 @@ impl Default for StoreConfig {
             load_split_contained_percent: 50,
             peer_down_ms: 10_000,
             check_interval_ms: 10_000,
+            check_unchanged_interval_ms: 60_000,
             snapshot_send_max: 4,
             snapshot_receive_max: 4,
             snapshot_chunk_bytes: 1 << 20,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use flotilla_raft::Entry;
 use flotilla_region::{Index, Peer, PeerId, PeerRole, Region, RegionEpoch, RegionId, StoreId, Term};
 
-use crate::codec::{get_bytes, get_u8, get_u32, get_u64, put_bytes, put_u64};
+use crate::codec::{get_bytes, get_key, get_u8, get_u32, get_u64, put_bytes, put_u64};
 use crate::state::{LogId, decode_entry, encode_entry, get_region, put_region};
 
 const FORMAT: u8 = 1;
@@ -290,7 +290,7 @@ fn decode_split(data: &mut Bytes) -> Option<Vec<SplitPart>> {
     let count = get_u32(data)?;
     let mut parts = Vec::new();
     for _ in 0..count {
-        let end_key = get_bytes(data)?;
+        let end_key = get_key(data)?;
         let region = RegionId(get_u64(data)?);
         let peers = (0..get_u32(data)?).map(|_| get_u64(data).map(PeerId)).collect::<Option<_>>()?;
         parts.push(SplitPart { end_key, region, peers });

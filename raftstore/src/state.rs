@@ -6,7 +6,7 @@ use flotilla_region::{
     ClusterId, Index, KeyRange, PeerId, Region, RegionEpoch, RegionId, Space, StoreId, Term,
 };
 
-use crate::codec::{get_bytes, get_u8, get_u32, get_u64, put_bytes, put_u64};
+use crate::codec::{get_bytes, get_key, get_u8, get_u32, get_u64, put_bytes, put_u64};
 use crate::entry::{get_peers, put_peers};
 
 const NORMAL: u8 = 0;
@@ -93,7 +93,7 @@ pub(crate) fn get_region(data: &mut Bytes) -> Option<Region> {
         1 => Space::Meta,
         _ => return None,
     };
-    let range = KeyRange::new(get_bytes(data)?, get_bytes(data)?);
+    let range = KeyRange::new(get_key(data)?, get_key(data)?);
     let epoch = RegionEpoch { conf_ver: get_u64(data)?, version: get_u64(data)? };
     Some(Region { id, space, range, epoch, peers: get_peers(data)? })
 }

@@ -1,5 +1,6 @@
 //! Between the wire types of `flotilla-proto` and our own. The only module that names them.
 
+use bytes::Bytes;
 pub use flotilla_proto::{flotilla as pb, metapb};
 use flotilla_raft::{ConfState, Entry, Extra, Message, MessageKind, Snapshot, SnapshotMeta};
 use flotilla_region::{
@@ -121,12 +122,13 @@ pub fn region_to_wire(r: &Region) -> metapb::Region {
     }
 }
 
-/// A descriptor from the wire.
+/// A descriptor from the wire. It shares no memory with the frame, which may be large.
 pub fn region_from_wire(r: &metapb::Region) -> Region {
+    let key = |key: &Bytes| Bytes::copy_from_slice(key);
     Region {
         id: RegionId(r.id),
         space: if r.meta_space { Space::Meta } else { Space::User },
-        range: KeyRange { start: r.start_key.clone(), end: r.end_key.clone() },
+        range: KeyRange { start: key(&r.start_key), end: key(&r.end_key) },
         epoch: r.region_epoch.as_ref().map(epoch_from_wire).unwrap_or_default(),
         peers: r.peers.iter().map(peer_from_wire).collect(),
     }

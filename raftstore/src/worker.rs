@@ -154,7 +154,7 @@ impl RaftWorker {
                     peer.on_snapshot_installed(descriptor, applied, &swallowed, env);
                 }
             }
-            RaftMsg::SnapshotReceived(received) => self.on_snapshot(*received),
+            RaftMsg::SnapshotReceived(received) => self.on_snapshot(received),
             RaftMsg::SnapshotSent { region, to, ok } => {
                 if let Some((peer, _)) = self.touch(region) {
                     peer.node.report_snapshot(to, ok);
@@ -474,7 +474,7 @@ impl RaftWorker {
         }
     }
 
-    fn on_snapshot(&mut self, received: ReceivedSnapshot) {
+    fn on_snapshot(&mut self, received: Box<ReceivedSnapshot>) {
         let region = received.descriptor.id;
         match self.touch(region) {
             Some((peer, env)) => peer.on_snapshot(received, env),
@@ -589,6 +589,7 @@ impl RaftWorker {
     fn tick(&mut self) {
         self.ticks += 1;
         self.wake_some();
+        self.look_at_some();
         let is_slow = self.ticks.is_multiple_of(SLOW_TICKS);
         if is_slow {
             self.ask_about_stale_peers();

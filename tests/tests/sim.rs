@@ -2,6 +2,8 @@
 
 #[path = "sim/damage.rs"]
 mod damage;
+#[path = "sim/rest.rs"]
+mod rest;
 
 use flotilla_tests::sim::profile::Fault;
 use flotilla_tests::sim::run::{Options, run_seed};

@@ -39,7 +39,7 @@ mod route;
 mod store;
 mod view;
 
-pub use check::{check, drained_stores, is_report_complete};
+pub use check::{check, drained_stores, is_report_complete, standing};
 pub use config::{ConfigError, PlacementConfig};
 pub use ids::{IDS_KEPT_FOR_META, IdPool};
 pub use operator::{

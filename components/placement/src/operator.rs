@@ -174,6 +174,11 @@ impl InFlight {
         Self::default()
     }
 
+    /// Whether nothing is under way that could be over, or overdue, at the next pass.
+    pub fn is_idle(&self) -> bool {
+        self.asked.is_empty() && self.moves.is_empty() && self.orders.is_empty() && self.learners.is_empty()
+    }
+
     /// The region's unfinished operator.
     pub fn operator(&self, region: RegionId) -> Option<&Operator> {
         self.asked.get(&region).map(|a| &a.operator)

@@ -109,14 +109,14 @@ impl RegionInfo {
         peer.role == PeerRole::Learner || self.pending.contains(&peer.id)
     }
 
-    /// Whether a checker could decide differently on `other`; sizes and durations aside.
+    /// Whether a checker could decide differently on `other`; sizes aside.
     pub(crate) fn differs_materially(&self, other: &Self) -> bool {
         self.region != other.region
             || self.leader != other.leader
             || self.term != other.term
             || self.ready != other.ready
             || self.pending != other.pending
-            || !self.down.keys().eq(other.down.keys())
+            || self.down != other.down
     }
 }
 

@@ -1,7 +1,7 @@
 //! The status address: metrics, a summary for people and machines, and readiness.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -59,6 +59,7 @@ async fn status(State(node): State<Arc<Node>>) -> Json<serde_json::Value> {
 /// say who leads it; then says so.
 pub async fn watch_ready(node: Arc<Node>, store: Store) {
     loop {
+        let asked = Instant::now();
         let replicas = statuses(&store).await;
         let is_routed = |replica: &PeerStatus| {
             let directory = store.directory().read();
@@ -68,7 +69,8 @@ pub async fn watch_ready(node: Arc<Node>, store: Store) {
             node.set_ready();
             return;
         }
-        tokio::time::sleep(READY_STEP).await;
+        // With many replicas a look takes its time, from the workers that get them ready.
+        tokio::time::sleep(READY_STEP.max(asked.elapsed() * 4)).await;
     }
 }
 

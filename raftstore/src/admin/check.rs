@@ -128,13 +128,13 @@ impl Peer {
         if self.propose(data, Callers::Admin(Box::new(|_| {})), env.now).is_err() {
             return refuse(done, RequestError::Stale);
         }
-        self.check = Some(Check {
+        self.check = Some(Box::new(Check {
             at: LogId { index: self.node.last_index(), term: self.node.term() },
             began: env.now,
             replicas: self.region.peers.clone(),
             answers: BTreeMap::new(),
             done: done.into_iter().collect(),
-        });
+        }));
     }
 
     /// The digest of this replica is ready.
@@ -183,7 +183,7 @@ impl Peer {
     /// Slow time: a check that waits for a replica too long is decided without it.
     pub(crate) fn tick_check(&mut self, env: &mut Env) {
         let is_due = |check: &Check| env.now.ms_since(check.began) >= ANSWER_MS;
-        if self.check.as_ref().is_some_and(is_due) {
+        if self.check.as_deref().is_some_and(is_due) {
             self.judge(env);
         }
     }
@@ -197,7 +197,7 @@ impl Peer {
 
     fn judge(&mut self, env: &mut Env) {
         let Some(check) = self.check.take() else { return };
-        let Check { at, replicas, answers, done, .. } = check;
+        let Check { at, replicas, answers, done, .. } = *check;
         let right = majority(&answers);
         let is_odd = |id: PeerId| answers.get(&id).is_some_and(|digest| right.is_some_and(|r| r != *digest));
         let checked = |peer: &PeerInfo| CheckedReplica {
@@ -223,6 +223,9 @@ impl Peer {
             } else {
                 self.tell(odd.peer, at, Digest::default(), true, env);
             }
+        }
+        if self.node.last_index() == at.index {
+            self.rest_soon(env);
         }
         done.into_iter().for_each(|done| done(Ok(report.clone())));
     }

@@ -25,13 +25,25 @@ struct Job {
     end: Vec<u8>,
 }
 
+/// A region led here.
+#[derive(Clone, Copy, Default)]
+struct Led {
+    /// When it was last asked for.
+    asked: Time,
+    /// Bytes that were written to it, and how many of them before it was asked for.
+    written: u64,
+    compared: u64,
+}
+
 /// The store's part in consistency checks.
 #[derive(Default)]
 pub(super) struct Digests {
     waiting: VecDeque<DigestTask>,
     job: Option<Job>,
-    /// Regions led here, with when they were last asked for.
-    led: BTreeMap<RegionId, Time>,
+    led: BTreeMap<RegionId, Led>,
+    /// When the next region is asked for, and the next one whether it was written to or not.
+    next: Time,
+    next_unchanged: Time,
 }
 
 impl Digests {
@@ -51,17 +63,32 @@ impl Digests {
     pub(super) fn learn(&mut self, statuses: &[PeerStatus]) {
         for status in statuses {
             if status.is_leader {
-                self.led.entry(status.region.id).or_default();
+                let led = self.led.entry(status.region.id).or_default();
+                led.written = status.written_bytes;
+                led.compared = led.compared.min(led.written);
             } else {
                 self.led.remove(&status.region.id);
             }
         }
     }
 
-    /// Asks for a check of the region that was asked for longest ago.
-    pub(super) fn ask_next(&mut self, shared: &Shared, now: Time) {
-        let Some(id) = self.led.iter().min_by_key(|(id, at)| (**at, **id)).map(|(id, _)| *id) else { return };
-        self.led.insert(id, now);
+    /// Asks for a check, if it is time, of the region that was asked for longest ago.
+    pub(super) fn maybe_ask(&mut self, shared: &Shared, now: Time) {
+        let (changed_ms, any_ms) =
+            (shared.config.check_interval_ms, shared.config.check_unchanged_interval_ms);
+        if changed_ms == 0 || now < self.next {
+            return;
+        }
+        self.next = now.plus_ms(changed_ms);
+        if self.is_busy() {
+            return;
+        }
+        let is_any = now >= self.next_unchanged;
+        if is_any {
+            self.next_unchanged = now.plus_ms(any_ms);
+        }
+        let Some((id, led)) = next_of(&mut self.led, is_any) else { return };
+        (led.asked, led.compared) = (now, led.written);
         shared.links.raft_of(id).send(RaftMsg::Check { region: id, done: None });
     }
 
@@ -84,6 +111,12 @@ impl Digests {
         let region = region.id;
         shared.links.raft_of(region).send(RaftMsg::Digest { region, incarnation, at, digest: outcome });
     }
+}
+
+/// The region that was asked for longest ago: of those that were written to since, or of all.
+fn next_of(led: &mut BTreeMap<RegionId, Led>, is_any: bool) -> Option<(RegionId, &mut Led)> {
+    let candidates = led.iter_mut().filter(|(_, led)| is_any || led.written > led.compared);
+    candidates.min_by_key(|(id, led)| (led.asked, **id)).map(|(id, led)| (*id, led))
 }
 
 impl Job {
@@ -117,5 +150,26 @@ impl Job {
         last.push(0);
         self.next = last;
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_that_were_written_to_come_first_and_all_others_in_turn() {
+        let led = |asked, written, compared| Led { asked: Time(asked), written, compared };
+        let mut all: BTreeMap<RegionId, Led> =
+            [(RegionId(1), led(1, 5, 5)), (RegionId(2), led(3, 9, 5)), (RegionId(3), led(2, 6, 5))].into();
+        let mut now = 9;
+        let mut next = |is_any| {
+            let (id, led) = next_of(&mut all, is_any)?;
+            now += 1;
+            (led.asked, led.compared) = (Time(now), led.written);
+            Some(id.0)
+        };
+        assert_eq!([next(false), next(false), next(false)], [Some(3), Some(2), None]);
+        assert_eq!([next(true), next(true), next(true), next(true)], [Some(1), Some(3), Some(2), Some(1)]);
     }
 }

@@ -36,7 +36,6 @@ pub(crate) struct Background {
     digests: Digests,
     load: LoadWatch,
     next_load: Time,
-    next_check: Time,
     next_checkpoint: Time,
     next_sizes: Time,
     /// How often the WAL's size is looked at.
@@ -53,7 +52,6 @@ impl Background {
             digests,
             load: LoadWatch::default(),
             next_load: soon,
-            next_check: soon,
             next_checkpoint: soon,
             next_sizes: soon,
             next_look: soon,
@@ -99,13 +97,7 @@ impl Turn for Background {
             }
         }
         self.digests.work(&self.shared);
-        let check_ms = self.shared.config.check_interval_ms;
-        if check_ms > 0 && now >= self.next_check {
-            self.next_check = now.plus_ms(check_ms);
-            if !self.digests.is_busy() {
-                self.digests.ask_next(&self.shared, now);
-            }
-        }
+        self.digests.maybe_ask(&self.shared, now);
         if now >= self.next_load {
             self.next_load = now.plus_ms(self.shared.config.load_interval_ms);
             self.load.look(&self.shared, now);

@@ -16,8 +16,9 @@ use crate::time::Time;
 /// A region is looked at again when it has written this fraction of the limit.
 const LOOK_AGAIN_DIVISOR: u64 = 16;
 
-/// So many checks look at all regions once.
+/// So many checks look at all regions once, and as many times as many as there are thousands of regions.
 const ASK_ALL: u64 = 30;
+const ASK_ALL_REGIONS: u64 = 1_000;
 
 /// A region is hot that writes this fraction of the limit between two checks.
 const HOT_DIVISOR: u64 = 1_024;
@@ -39,14 +40,18 @@ struct Seen {
 #[derive(Default)]
 pub(super) struct Sizes {
     seen: BTreeMap<RegionId, Seen>,
-    asked: u64,
+    /// Checks until all regions are asked for.
+    until_all: u64,
 }
 
 impl Sizes {
     /// Asks every raft worker for its peers to which something happened, and now and then for all of them.
     pub(super) fn ask(&mut self, shared: &Shared) {
-        let all = self.asked.is_multiple_of(ASK_ALL);
-        self.asked += 1;
+        let all = self.until_all == 0;
+        self.until_all = self.until_all.checked_sub(1).unwrap_or_else(|| {
+            let thousands = (shared.ranges.lock().count() as u64 / ASK_ALL_REGIONS).max(1);
+            ASK_ALL * thousands - 1
+        });
         for worker in &shared.links.raft {
             let back = shared.links.background.clone();
             let tell = Box::new(move |list| back.send(BackgroundMsg::Statuses(list)));

@@ -211,6 +211,14 @@ impl PeerLog {
         }
     }
 
+    /// Keeps nothing in memory: all of the log is applied, and nobody is about to read it.
+    pub(crate) fn forget_entries(&mut self) {
+        if self.applied == self.last {
+            self.cache = VecDeque::new();
+            self.cache_bytes = 0;
+        }
+    }
+
     fn cached(&self, index: Index) -> Option<&Entry> {
         let first = self.cache.front()?.index;
         self.cache.get(index.0.checked_sub(first.0)? as usize)

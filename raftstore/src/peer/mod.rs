@@ -42,6 +42,7 @@ use write::Writes;
 /// A replica. Owned by one raft worker; nobody else touches it.
 ///
 /// Invariant: while `installing` or `closing`, the core's Ready is not taken.
+/// Invariant: at most 2 KiB, for there are many that sleep: what few peers need is boxed.
 pub(crate) struct Peer {
     pub(crate) region: Arc<Region>,
     pub(crate) me: PeerInfo,
@@ -56,7 +57,7 @@ pub(crate) struct Peer {
     /// Stores of peers that wrote to us, for answers to peers that our descriptor does not name.
     senders: BTreeMap<PeerId, StoreId>,
     /// Received and accepted by the core, waiting for its Ready.
-    snapshot: Option<ReceivedSnapshot>,
+    snapshot: Option<Box<ReceivedSnapshot>>,
     /// Votes are not given before: a promise made before the restart may still hold (trap T22).
     silent_until: Time,
     /// Since when no leader is known.
@@ -73,7 +74,7 @@ pub(crate) struct Peer {
     /// Its part in merges.
     pub(crate) merge: Merge,
     /// A comparison of the replicas that this leader has under way.
-    pub(crate) check: Option<Check>,
+    pub(crate) check: Option<Box<Check>>,
     /// Why the phase is `Stopped`.
     pub(crate) damage: Option<Damage>,
     /// Regions that the last split left beside this one, for callers who still know the whole.
@@ -92,6 +93,8 @@ pub(crate) struct Peer {
     /// It is among those that the worker drives at the end of the turn.
     is_touched: bool,
 }
+
+const _: () = assert!(size_of::<Peer>() <= 2_048);
 
 /// What a peer may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

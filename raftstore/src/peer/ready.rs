@@ -226,7 +226,7 @@ impl Peer {
     /// Starts the installation of a snapshot that the core accepted (rule W7). Until it is done the core's Ready is
     /// not taken, so nothing can be logged or answered on top of it.
     fn install(&mut self, snapshot: flotilla_raft::Snapshot, mut log: LogTask, env: &mut Env) {
-        let Some(received) = self.snapshot.take().filter(|r| r.meta == snapshot.meta) else {
+        let Some(received) = self.snapshot.take().map(|r| *r).filter(|r| r.meta == snapshot.meta) else {
             // The core only accepts what `on_snapshot` stepped in the same call.
             self.phase = Phase::Stopped;
             self.damage = Some(Damage::Record("snapshot"));
@@ -259,7 +259,7 @@ impl Peer {
     }
 
     /// A snapshot arrived in full: offers it to the core, which may refuse it as stale.
-    pub(crate) fn on_snapshot(&mut self, received: ReceivedSnapshot, env: &mut Env) {
+    pub(crate) fn on_snapshot(&mut self, received: Box<ReceivedSnapshot>, env: &mut Env) {
         let usable = matches!(self.phase, Phase::Live | Phase::Uninitialised)
             && received.meta.index > self.applied.index
             && received.descriptor.peer(self.me.id).is_some()

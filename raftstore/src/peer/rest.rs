@@ -27,6 +27,8 @@ pub(crate) struct Rest {
     /// As a leader: followers that know the log to be committed up to this index.
     knowing: (Term, Index, Vec<PeerId>),
     asked_at: Time,
+    /// As a sleeping leader: when placement is told more of peers that do not answer.
+    pub look_at: Option<Time>,
 }
 
 impl Peer {
@@ -46,15 +48,31 @@ impl Peer {
         if may {
             self.log_commit(env);
             self.report_in_full(env);
+            self.shed_memory();
             self.rest.is_asleep = true;
+            self.plan_look(env);
             Counters::add(&env.shared.counters.sleeps, 1);
         }
         may
     }
 
+    /// Gives back what only a peer at work needs.
+    fn shed_memory(&mut self) {
+        self.node.storage_mut().forget_entries();
+        let region = &self.region;
+        self.senders.retain(|id, _| region.peer(*id).is_none());
+        self.writes.shrink();
+    }
+
+    /// Nothing but a comparison woke the region: it may sleep as soon as everybody knows its log.
+    pub(crate) fn rest_soon(&mut self, env: &Env) {
+        self.rest.quiet_ticks = env.shared.config.sleep_ticks;
+    }
+
     /// Something is to be done again.
     pub(crate) fn wake(&mut self, env: &mut Env) {
         self.rest.is_asleep = false;
+        self.rest.look_at = None;
         self.rest.quiet_ticks = 0;
         Counters::add(&env.shared.counters.wakes, 1);
         if self.is_leader() {

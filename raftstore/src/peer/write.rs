@@ -51,6 +51,13 @@ impl Writes {
         self.gathered.is_empty() && self.proposed.is_empty() && self.parked.is_empty()
     }
 
+    /// Gives back room that nobody needs now.
+    pub(crate) fn shrink(&mut self) {
+        self.gathered.shrink_to_fit();
+        self.proposed.shrink_to_fit();
+        self.parked.shrink_to_fit();
+    }
+
     /// Remembers the caller of a proposed entry.
     pub(crate) fn push_proposed(&mut self, waiting: Waiting) {
         self.proposed.push_back(waiting);

@@ -5,9 +5,9 @@ use crate::wire::pb;
 use flotilla_placement::meta::{self, MetaReply};
 use flotilla_placement::{
     ClusterView, InFlight, MoveOrder, MovePhase, MoveRefusal, Operator, PlacementConfig, RegionInfo, Step,
-    StoreRecord, StoreStats,
+    StoreHealth, StoreRecord, StoreStats,
 };
-use flotilla_placement::{PeerChangeKind, check, drained_stores, order_move};
+use flotilla_placement::{PeerChangeKind, check, drained_stores, order_move, standing};
 use flotilla_region::{PeerId, RegionId, StoreId, Term};
 
 use super::machine::StoredFacts;
@@ -16,8 +16,10 @@ use crate::shared::Shared;
 use crate::time::Time;
 use crate::wire;
 
-/// A pass is made at least so often, for what time alone changes.
+/// A pass is made at least so often while something is under way, or enough is not known yet.
 const PASS_MS: u64 = 2_000;
+/// While nothing is, passes over so many regions cost no more than those over a few.
+const PASS_REGIONS: u64 = 1_000;
 
 /// One leadership of the meta region.
 pub(super) struct Driver {
@@ -25,6 +27,7 @@ pub(super) struct Driver {
     pub(super) view: ClusterView,
     flight: InFlight,
     seen_revision: u64,
+    seen_standing: (bool, Vec<(StoreHealth, bool)>),
     next_pass: Time,
     next_drained: Time,
 }
@@ -43,6 +46,7 @@ impl Driver {
             view: ClusterView::new(term, now.0 / 1_000),
             flight: InFlight::new(),
             seen_revision: 0,
+            seen_standing: (false, Vec::new()),
             next_pass: now,
             next_drained: now,
         };
@@ -90,13 +94,19 @@ impl Driver {
 
     /// What to do next.
     pub(super) fn pass(&mut self, shared: &Shared, now: Time) -> Vec<Operator> {
-        if self.view.revision() == self.seen_revision && now < self.next_pass {
+        let standing = standing(&self.view, &self.config, now.0 / 1_000);
+        let is_same = self.view.revision() == self.seen_revision && standing == self.seen_standing;
+        if is_same && now < self.next_pass {
             return Vec::new();
         }
         self.seen_revision = self.view.revision();
-        self.next_pass = now.plus_ms(PASS_MS);
+        self.seen_standing = standing;
         let mut ids = shared.ids.lock();
-        check(&self.view, &self.config, &mut self.flight, &mut ids, now.0 / 1_000)
+        let operators = check(&self.view, &self.config, &mut self.flight, &mut ids, now.0 / 1_000);
+        let is_calm = self.seen_standing.0 && self.flight.is_idle() && ids.remaining() > 0;
+        let regions = if is_calm { self.view.regions().len() as u64 } else { 0 };
+        self.next_pass = now.plus_ms(PASS_MS * (regions / PASS_REGIONS).max(1));
+        operators
     }
 
     /// Drained stores that hold nothing any more, asked for once in a while. A disk whose address another one took over

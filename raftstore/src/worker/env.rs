@@ -26,6 +26,8 @@ pub(crate) struct Env {
     pub supporting: BTreeMap<StoreId, u64>,
     /// Regions whose peer here may be bound to a leader on that store.
     pub bound_to: BTreeMap<StoreId, BTreeSet<RegionId>>,
+    /// Leaders that sleep and have peers that do not answer, with when placement must hear more of it.
+    pub looks: BTreeSet<(Time, RegionId)>,
     /// Followers to be released, for the worker.
     pub releases: Vec<Release>,
     number: u64,
@@ -49,6 +51,7 @@ impl Env {
             apply_messages,
             supporting,
             bound_to: BTreeMap::new(),
+            looks: BTreeSet::new(),
             releases: Vec::new(),
             number,
             incarnations: 0,

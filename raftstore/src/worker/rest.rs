@@ -43,12 +43,14 @@ impl RaftWorker {
     /// Another store does, or does no more, support this one. Leaders with a follower there have work if it does: the
     /// follower's promise was one of an earlier epoch; and if it does not, those that have lost their quorum.
     pub(super) fn on_support(&mut self, store: StoreId, is_held: bool) {
-        let env = &self.env;
-        let support = env.shared.supports.of(store).filter(|_| is_held);
+        let support = self.env.shared.supports.of(store).filter(|_| is_held);
         if is_held && support.is_none() {
             return;
         }
-        let held = support.map(|support| support.epoch);
+        for peer in self.peers.values_mut() {
+            peer.hear_of(store, is_held, &mut self.env);
+        }
+        let (env, held) = (&self.env, support.map(|support| support.epoch));
         let concerned = self.peers.values().filter(|peer| peer.is_concerned(store, held, env));
         let concerned: Vec<RegionId> = concerned.map(|peer| peer.id()).collect();
         self.unrest.waking.extend(concerned);
@@ -61,6 +63,19 @@ impl RaftWorker {
             let Some(id) = self.unrest.waking.pop_front() else { return };
             if let Some((peer, env)) = self.touch(id) {
                 peer.settle_promise(env);
+            }
+        }
+    }
+
+    /// Looks at sleeping leaders of which placement must hear more.
+    pub(super) fn look_at_some(&mut self) {
+        for _ in 0..WAKE_MAX {
+            let Some((at, id)) = self.env.looks.first().copied().filter(|(at, _)| *at <= self.env.now) else {
+                return;
+            };
+            self.env.looks.remove(&(at, id));
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.look(at, &mut self.env);
             }
         }
     }

@@ -327,6 +327,7 @@ fn draw_config(rng: &mut Prng, replicas: usize) -> StoreConfig {
         split_keys_max: *rng.pick(&[1, 3]),
         split_check_ms: 500,
         check_interval_ms: if tick_ms == 50 { 4_000 } else { 5_000 },
+        check_unchanged_interval_ms: if tick_ms == 50 { 0 } else { 10_000 },
         snapshot_send_max: *rng.pick(&[1, 3]),
         snapshot_receive_max: *rng.pick(&[1, 3]),
         snapshot_chunk_bytes: *rng.pick(&[1, 500, 1 << 20]),

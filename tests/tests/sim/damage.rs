@@ -22,6 +22,7 @@ fn world(seed: u64) -> World {
     profile.config.placement.replicas = 3;
     profile.config.placement.meta_replicas = 3;
     profile.config.check_interval_ms = 300;
+    profile.config.check_unchanged_interval_ms = 0;
     let mut world = World::new(seed, profile, false);
     world.watch.expects_damage = true;
     wait(&mut world, "three replicas of every region", |world| {

@@ -12,7 +12,7 @@ mod round;
 
 use flotilla_region::{RegionId, Space, StoreId};
 
-use crate::{ClusterView, IdPool, InFlight, Operator, PlacementConfig, StoreHealth, StoreState};
+use crate::{ClusterView, IdPool, InFlight, Operator, PlacementConfig, StoreHealth, StoreInfo, StoreState};
 use replica::Verdict;
 use round::Round;
 
@@ -21,8 +21,8 @@ use round::Round;
 ///
 /// Returns nothing before the view is complete ([`is_report_complete`]). Each operator returned is remembered in
 /// `flight` and not returned again until it expired or [`InFlight::failed`] said so; send it to the leader it names.
-/// A pass costs a visit to every region: run it when [`ClusterView::revision`] moved, and every few seconds for what
-/// time alone changes.
+/// A pass costs a visit to every region: run it when [`ClusterView::revision`] or [`standing`] moved, every few seconds
+/// while something is under way, and now and then for what else time alone changes.
 pub fn check(
     view: &ClusterView,
     config: &PlacementConfig,
@@ -52,6 +52,20 @@ pub fn check(
         balance::balance_regions(&mut round);
     }
     round.into_operators()
+}
+
+/// What a pass could decide differently on as time passes, regions and what is under way aside: whether enough is known,
+/// and of every store whether it answers and has done so for long enough to be given leaders.
+pub fn standing(
+    view: &ClusterView,
+    config: &PlacementConfig,
+    now_ms: u64,
+) -> (bool, Vec<(StoreHealth, bool)>) {
+    let of_store = |store: &StoreInfo| {
+        let is_settled = now_ms.saturating_sub(store.settled_since_ms) >= config.store_settle_ms;
+        (view.health(store.record.id, config, now_ms), is_settled)
+    };
+    (is_report_complete(view, config, now_ms), view.stores().map(of_store).collect())
 }
 
 /// Whether enough is known to schedule anything: every store of the registry sent a full report in this leadership,

@@ -92,6 +92,7 @@ section! {
         load_split_contained_percent: u64,
         peer_down_ms: u64,
         check_interval_ms: u64,
+        check_unchanged_interval_ms: u64,
         snapshot_send_max: usize,
         snapshot_receive_max: usize,
         snapshot_chunk_bytes: usize,

@@ -91,7 +91,7 @@ pub(crate) struct Merge {
     /// Told how the expected merge ended.
     caller: Option<AdminDone>,
     /// Who waits for this source, and since when.
-    asked: Option<Asked>,
+    asked: Option<Box<Asked>>,
     /// Committed entries from a `CommitMerge` on, not given to the apply worker yet.
     held: VecDeque<Held>,
     /// The source of the first held entry is retired.
@@ -99,7 +99,7 @@ pub(crate) struct Merge {
     /// A snapshot that waits for the sources it swallows.
     install: Option<Swallowing>,
     /// The merge that the snapshot's region expects.
-    installing: Option<MergeState>,
+    installing: Option<Box<MergeState>>,
     /// Another store said that the region became part of this one, with that one's version.
     told: Option<(RegionId, u64)>,
     /// Who waits for this source to be retired, and up to which position it must be applied before.

@@ -42,7 +42,7 @@ impl Peer {
         // Whoever asks: two neighbours may wait for each other, and a third one for one of them.
         let known = self.merge.asked.as_ref().filter(|a| env.now.ms_since(a.last) < patience);
         let since = known.map_or(env.now, |a| a.since);
-        self.merge.asked = Some(Asked { target, by, since, last: env.now });
+        self.merge.asked = Some(Box::new(Asked { target, by, since, last: env.now }));
         if self.merge.proposed.is_some_and(|index| index > self.applied.index) {
             return;
         }

@@ -262,7 +262,7 @@ impl Peer {
 
     /// Installs a snapshot when every region in its place is retired.
     pub(crate) fn begin_install(&mut self, install: Box<InstallSnapshot>, env: &mut Env) {
-        self.merge.installing = install.merge.clone();
+        self.merge.installing = install.merge.clone().map(Box::new);
         self.merge.install = Some(Swallowing { install, retired: BTreeSet::new() });
         self.pump_install(env);
     }
@@ -292,7 +292,7 @@ impl Peer {
             let gone = RaftMsg::Merged { region: *region, peer: *peer };
             env.tell(*region, gone);
         }
-        self.merge.state = self.merge.installing.take();
+        self.merge.state = self.merge.installing.take().map(|state| *state);
         self.merge.is_source_retired = false;
         for held in std::mem::take(&mut self.merge.held) {
             for response in held.responses {

@@ -1,0 +1,89 @@
+//! Regions that sleep, under the simulator's stores.
+
+use flotilla_engine::Prng;
+use flotilla_placement::RegionInfo;
+use flotilla_raftstore::Counters;
+use flotilla_region::{RegionId, StoreId};
+use flotilla_tests::sim::profile::Profile;
+use flotilla_tests::sim::world::World;
+
+/// Simulated time in which a cluster has to get over something.
+const PATIENCE_US: u64 = 40_000_000;
+const USER: RegionId = RegionId::FIRST_USER;
+const PEER_DOWN_MS: u64 = 2_000;
+
+/// Three stores that support each other, without faults, clients or comparisons, whose regions sleep.
+fn sleeping_world(seed: u64) -> World {
+    let mut profile = Profile::draw(&mut Prng::new(seed ^ 0x5eed_5eed)).calm();
+    profile.stores = 3;
+    profile.replicas = 3;
+    profile.wipe = false;
+    let config = &mut profile.config;
+    config.placement.replicas = 3;
+    config.placement.meta_replicas = 3;
+    config.store_liveness = true;
+    (config.liveness_duration_ms, config.liveness_interval_ms) = (1_000, 375);
+    config.sleep_ticks = 3;
+    config.check_interval_ms = 0;
+    config.peer_down_ms = PEER_DOWN_MS;
+    let mut world = World::new(seed, profile, false);
+    wait(&mut world, "every region has three replicas and a leader", |world| {
+        let known = |id| world.operator.leader_of(id).is_some_and(|leader| leader.region.peers.len() == 3);
+        known(RegionId::META) && known(USER)
+    });
+    run_for(&mut world, 5_000_000);
+    world
+}
+
+fn run_for(world: &mut World, us: u64) {
+    let end = world.now_us() + us;
+    world.run_until(end);
+    assert_eq!(world.violation(), None);
+}
+
+fn wait(world: &mut World, what: &str, mut is_done: impl FnMut(&World) -> bool) {
+    let limit = world.now_us() + PATIENCE_US;
+    while !is_done(world) {
+        assert!(world.now_us() < limit, "{what}: not within {} s", PATIENCE_US / 1_000_000);
+        run_for(world, 50_000);
+    }
+}
+
+fn leader_of(world: &World, region: RegionId) -> StoreId {
+    world.operator.leader_of(region).expect("led").peer.store
+}
+
+/// What a store says of the clients' region.
+fn known(world: &World, store: StoreId) -> RegionInfo {
+    let store = world.hosts[&store].store().expect("it runs");
+    store.directory().read().routes.by_id(USER).expect("known").clone()
+}
+
+fn wakes(world: &World, store: StoreId) -> u64 {
+    let count = |counters: &Counters| counters.wakes.load(std::sync::atomic::Ordering::Relaxed);
+    count(world.hosts[&store].store().expect("it runs").counters())
+}
+
+#[test]
+fn a_leader_that_sleeps_tells_of_a_follower_whose_store_it_cannot_reach_and_of_its_return() {
+    for seed in 0..20 {
+        let mut world = sleeping_world(seed);
+        let leader = leader_of(&world, USER);
+        let meta = leader_of(&world, RegionId::META);
+        let lost = *world.hosts.keys().find(|id| **id != leader && **id != meta).expect("three stores");
+        let peer = known(&world, leader).region.peer_on(lost).expect("a replica").id;
+        world.network.cut(leader, lost);
+        world.network.cut(lost, leader);
+        run_for(&mut world, 1_500_000);
+        let before = wakes(&world, leader);
+        assert!(known(&world, leader).down.is_empty(), "seed {seed}: too early");
+        wait(&mut world, "the follower is down", |world| {
+            known(world, leader).down.get(&peer).is_some_and(|ms| *ms >= 2 * PEER_DOWN_MS)
+        });
+        assert_eq!(wakes(&world, leader), before, "seed {seed}: nobody had to wake for it");
+        world.network.heal();
+        wait(&mut world, "the follower is back", |world| {
+            known(world, leader_of(world, USER)).down.is_empty()
+        });
+    }
+}
