@@ -195,7 +195,9 @@ impl Cluster {
             self.start(id);
         }
         self.blocked.clear();
-        self.network.clear();
+        for message in std::mem::take(&mut self.network) {
+            self.deliver(message, true);
+        }
         self.raw(id).expect("is up").campaign().expect("campaigns are never refused");
         for _ in 0..4 {
             self.settle_some(|message| {
