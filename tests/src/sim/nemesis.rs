@@ -305,7 +305,7 @@ impl World {
         let Some(running) = self.hosts.get(&id).and_then(|h| h.running.as_ref()) else { return };
         let workers = running.workers.iter().enumerate().filter(|(_, w)| w.name.starts_with("apply"));
         let numbers: Vec<usize> = workers.map(|(number, _)| number).collect();
-        let us = 200_000 + self.nemesis.rng.below(3_500_000);
+        let us = 700_000 + self.nemesis.rng.below(3_000_000);
         numbers.into_iter().for_each(|number| self.stall_worker(id, number, us));
     }
 
@@ -483,7 +483,7 @@ impl World {
             Fault::Split => {
                 self.split(&status);
                 // The children may live elsewhere before the parent's leader has applied the split (trap T4).
-                if self.nemesis.rng.chance(1, 2) {
+                if self.nemesis.rng.chance(2, 3) {
                     self.stall_apply(status.peer.store);
                 }
             }
@@ -528,15 +528,16 @@ impl World {
     }
 
     fn split(&mut self, status: &PeerStatus) {
-        let mut keys: Vec<Bytes> = (0..1 + self.nemesis.rng.below(2))
-            .map(|_| key_bytes(self.nemesis.rng.index(self.profile.keys)))
-            .filter(|key| status.region.range.contains(key) && *key > status.region.range.start)
-            .collect();
-        keys.sort();
-        keys.dedup();
-        if keys.is_empty() {
+        let range = &status.region.range;
+        let inside = |key: &Bytes| range.contains(key) && *key > range.start;
+        let all: Vec<Bytes> = (0..self.profile.keys).map(key_bytes).filter(inside).collect();
+        if all.is_empty() {
             return;
         }
+        let rng = &mut self.nemesis.rng;
+        let mut keys: Vec<Bytes> = (0..1 + rng.below(2)).map(|_| rng.pick(&all).clone()).collect();
+        keys.sort();
+        keys.dedup();
         self.administer(status, AdminCommand::Split { keys });
     }
 
