@@ -38,6 +38,7 @@ found! {
     an_acknowledgement_before_the_sync: "ack-before-sync",
     a_sync_that_is_none: "sync-that-is-none",
     a_lease_kept_through_a_transfer: "lease-through-transfer",
+    a_lease_kept_through_a_merge: "lease-through-merge",
     a_read_index_before_the_first_commit_of_the_term: "read-index-before-own-commit",
     a_split_over_the_vote_of_the_child: "split-over-vote",
     a_child_range_served_by_the_old_parent: "child-served-by-parent",

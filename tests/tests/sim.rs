@@ -6,6 +6,7 @@ mod damage;
 mod rest;
 
 use flotilla_tests::sim::profile::Fault;
+use flotilla_tests::sim::regressions::REGRESSIONS;
 use flotilla_tests::sim::run::{Options, run_seed};
 use flotilla_tests::sim::stats::Stats;
 
@@ -47,6 +48,18 @@ seeds! {
     clusters_survive_seeds_125_to_149: 125,
     clusters_survive_seeds_150_to_174: 150,
     clusters_survive_seeds_175_to_199: 175,
+    clusters_survive_seeds_200_to_224: 200,
+    clusters_survive_seeds_225_to_249: 225,
+    clusters_survive_seeds_250_to_274: 250,
+    clusters_survive_seeds_275_to_299: 275,
+}
+
+#[test]
+fn short_seeds_that_found_something_once_find_nothing() {
+    for regression in REGRESSIONS.iter().filter(|regression| regression.is_short()) {
+        let (violation, found) = (regression.run().violation, regression.found);
+        assert_eq!(violation, None, "{}, which found once: {found}", regression.flags());
+    }
 }
 
 #[test]

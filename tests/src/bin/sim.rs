@@ -7,6 +7,7 @@ use std::time::Instant;
 use clap::Parser;
 #[cfg(feature = "planted")]
 use flotilla_tests::sim::planted::{self, Planted};
+use flotilla_tests::sim::regressions::REGRESSIONS;
 use flotilla_tests::sim::run::{Options, Outcome, run_seed};
 use flotilla_tests::sim::stats::Stats;
 
@@ -48,6 +49,9 @@ struct Arguments {
     #[cfg(feature = "planted")]
     #[arg(long)]
     list_planted: bool,
+    /// Run every seed that found something once.
+    #[arg(long, conflicts_with_all = ["seed", "seeds"])]
+    regressions: bool,
     /// Go on after a violation.
     #[arg(long)]
     keep_going: bool,
@@ -69,6 +73,9 @@ fn main() -> ExitCode {
     if arguments.list_planted {
         planted::ALL.iter().for_each(|planted| println!("{}", planted.name));
         return ExitCode::SUCCESS;
+    }
+    if arguments.regressions {
+        return run_regressions();
     }
     if arguments.logs {
         tracing_subscriber::fmt()
@@ -100,6 +107,19 @@ fn main() -> ExitCode {
         let how = if failed { "found" } else { "NOT FOUND" };
         println!("{}: {how} after {} seeds", planted.name, outcomes.len());
         return if failed { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Runs every seed that found something once, one after the other.
+fn run_regressions() -> ExitCode {
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut failed = false;
+    for regression in &REGRESSIONS {
+        let violation = regression.run().violation;
+        failed |= violation.is_some();
+        let now = violation.as_deref().map_or("nothing", beginning);
+        println!("{}: found once: {}; finds now: {now}", regression.flags(), regression.found);
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

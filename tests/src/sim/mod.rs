@@ -9,11 +9,12 @@
 //! within a bound; then every key is read and the checkers of [`crate::check`] judge the whole.
 //!
 //! What finds which known trap is in `tests/TRAPS.md`; bugs made on purpose, each of which must be found, are in
-//! `planted` (feature of that name).
+//! `planted` (feature of that name), and seeds that found something once are in [`regressions`].
 //!
 //! Where clocks lie beyond the bound that leases are built for, leases need not exclude each other, by design: such runs
 //! read through ReadIndex alone, and what that promises must hold all the same.
 
+pub mod ambush;
 pub mod clients;
 pub mod clock;
 mod describe;
@@ -27,6 +28,7 @@ pub mod operator;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod profile;
+pub mod regressions;
 pub mod routes;
 pub mod run;
 mod serving;

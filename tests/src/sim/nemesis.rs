@@ -8,6 +8,7 @@ use flotilla_placement::{MoveOrder, StoreState};
 use flotilla_raftstore::{AdminCommand, PeerChange, PeerStatus};
 use flotilla_region::{Peer, PeerRole, RegionId, Space, StoreId};
 
+use super::ambush::Letters;
 use super::clients::key_bytes;
 use super::operator::Swap;
 use super::profile::Fault;
@@ -21,12 +22,22 @@ pub struct Nemesis {
     broken: BTreeSet<StoreId>,
     /// Stores with a damaged record on their disk.
     rotten: BTreeSet<StoreId>,
+    /// What may arrive late.
+    pub(super) letters: Letters,
+    /// It draws no strikes before.
+    rests_until_us: u64,
 }
 
 impl Nemesis {
     /// A nemesis that waits.
     pub fn new(rng: Prng) -> Self {
-        Self { rng, active: false, broken: BTreeSet::new(), rotten: BTreeSet::new() }
+        let (broken, rotten) = (BTreeSet::new(), BTreeSet::new());
+        Self { rng, active: false, broken, rotten, letters: Letters::default(), rests_until_us: 0 }
+    }
+
+    /// Whether faults are made at present.
+    pub(super) fn is_active(&self) -> bool {
+        self.active
     }
 
     /// Whether it has broken a store's disk.
@@ -111,6 +122,9 @@ impl World {
         }
         let pause = 10_000 + self.nemesis.rng.below(self.profile.nemesis_us_max);
         self.plan(pause, Event::Nemesis);
+        if self.now_us() < self.nemesis.rests_until_us {
+            return;
+        }
         let fault = *self.nemesis.rng.pick(&self.profile.faults);
         let all: Vec<StoreId> = self.hosts.keys().copied().collect();
         let store = *self.nemesis.rng.pick(&all);
@@ -122,6 +136,7 @@ impl World {
                 }
             }
             Fault::Amnesia => self.leave_alone(store, &all),
+            Fault::Relapse => self.begin_relapse(),
             Fault::Pause => self.pause(store, 50_000, 2_550_000),
             Fault::LongPause => self.pause(store, 1_000_000, 30_000_000),
             Fault::Stall => self.stall(store),
@@ -164,6 +179,13 @@ impl World {
         self.plan(after, Event::Restart(id));
     }
 
+    /// A process is killed, if faults are still made.
+    pub(super) fn kill(&mut self, id: StoreId) {
+        if self.nemesis.active && self.hosts.contains_key(&id) {
+            self.strike_down(id, false);
+        }
+    }
+
     /// A store met an error that it cannot go on from: its process ends, and starts again on a healthy disk.
     pub(super) fn on_fatal(&mut self, id: StoreId, error: &str) {
         let why = format!("fatal error: {error}");
@@ -198,6 +220,62 @@ impl World {
         }
     }
 
+    /// One after the other, a leader's voters do not hear it until their stores support it no more. It never lacks a quorum,
+    /// and all support it again in the end, when it stands still: they have been free to elect another one, each from the
+    /// moment on when it withdrew its support, whatever the leader was told since.
+    fn begin_relapse(&mut self) {
+        let voters = |status: &PeerStatus| {
+            let voters = status.region.peers.iter().filter(|peer| peer.role == PeerRole::Voter);
+            voters.map(|peer| peer.store).filter(|store| *store != status.peer.store).collect()
+        };
+        let led: Vec<(StoreId, Vec<StoreId>)> =
+            self.operator.leaders().map(|status| (status.peer.store, voters(status))).collect();
+        if led.is_empty() {
+            return;
+        }
+        let (leader, others) = self.nemesis.rng.pick(&led).clone();
+        if self.nemesis.rng.chance(3, 4) {
+            // And nothing else happens meanwhile.
+            let lasts_us = self.profile.config.liveness_duration_ms * 1_000;
+            self.nemesis.rests_until_us = self.now_us() + (others.len() as u64 + 2) * lasts_us;
+        }
+        self.relapse(leader, others);
+    }
+
+    /// The next voter hears the leader no more, or the leader stands still.
+    pub(super) fn relapse(&mut self, leader: StoreId, mut others: Vec<StoreId>) {
+        if !self.nemesis.active {
+            return;
+        }
+        let config = &self.profile.config;
+        let (lasts_us, beat_us) = (config.liveness_duration_ms * 1_000, config.liveness_interval_ms * 1_000);
+        self.network.mend();
+        match others.pop() {
+            Some(other) => {
+                let after = lasts_us + self.nemesis.rng.below(60_000);
+                self.network.cut(leader, other);
+                self.network.cut(other, leader);
+                let now = self.now_us();
+                self.trace.note(now, &[48, leader.0, other.0], || {
+                    format!("store {other} is to support {leader} no more")
+                });
+                self.stats.cuts += 1;
+                self.plan(after, Event::Relapse(leader, others));
+            }
+            None => {
+                let after = beat_us + self.nemesis.rng.range(20_000..80_000);
+                self.plan(after, Event::Pause(leader, lasts_us));
+            }
+        }
+    }
+
+    /// A store stands still from now on, if faults are still made.
+    pub(super) fn stand_still(&mut self, id: StoreId, us: u64) {
+        if self.nemesis.active {
+            self.pause(id, us, us + 1);
+        }
+    }
+
     fn pause(&mut self, id: StoreId, us_min: u64, us_max: u64) {
         let now = self.now_us();
         let us = self.nemesis.rng.range(us_min..us_max);
@@ -227,7 +305,7 @@ impl World {
         let Some(running) = self.hosts.get(&id).and_then(|h| h.running.as_ref()) else { return };
         let workers = running.workers.iter().enumerate().filter(|(_, w)| w.name.starts_with("apply"));
         let numbers: Vec<usize> = workers.map(|(number, _)| number).collect();
-        let us = 200_000 + self.nemesis.rng.below(3_500_000);
+        let us = 700_000 + self.nemesis.rng.below(3_000_000);
         numbers.into_iter().for_each(|number| self.stall_worker(id, number, us));
     }
 
@@ -253,30 +331,41 @@ impl World {
     // ---- network and disks ----
 
     fn cut(&mut self, id: StoreId, one_way: bool) {
-        let now = self.now_us();
+        let for_us = 100_000 + self.nemesis.rng.below(3_000_000);
+        if !one_way {
+            return self.isolate(id, for_us);
+        }
         let others: Vec<StoreId> = self.hosts.keys().copied().filter(|o| *o != id).collect();
         if others.is_empty() {
             return;
         }
-        if one_way {
-            let other = *self.nemesis.rng.pick(&others);
-            let (from, to) = if self.nemesis.rng.chance(1, 2) { (id, other) } else { (other, id) };
-            self.network.cut(from, to);
-            self.trace.note(now, &[34, from.0, to.0], || format!("no way from {from} to {to}"));
-        } else {
-            for other in others {
-                self.network.cut(id, other);
-                self.network.cut(other, id);
-            }
-            self.trace.note(now, &[35, id.0], || format!("store {id} is cut off"));
-        }
+        let other = *self.nemesis.rng.pick(&others);
+        let (from, to) = if self.nemesis.rng.chance(1, 2) { (id, other) } else { (other, id) };
+        self.network.cut(from, to);
+        let now = self.now_us();
+        self.trace.note(now, &[34, from.0, to.0], || format!("no way from {from} to {to}"));
         self.stats.cuts += 1;
-        let after = 100_000 + self.nemesis.rng.below(3_000_000);
-        self.plan(after, Event::Mend);
+        self.plan(for_us, Event::Mend);
+    }
+
+    /// A store and the others do not hear each other.
+    fn isolate(&mut self, id: StoreId, for_us: u64) {
+        let others: Vec<StoreId> = self.hosts.keys().copied().filter(|o| *o != id).collect();
+        if others.is_empty() {
+            return;
+        }
+        for other in others {
+            self.network.cut(id, other);
+            self.network.cut(other, id);
+        }
+        let now = self.now_us();
+        self.trace.note(now, &[35, id.0], || format!("store {id} is cut off"));
+        self.stats.cuts += 1;
+        self.plan(for_us, Event::Mend);
     }
 
     /// Nothing arrives at a store any more, for a moment.
-    fn deafen(&mut self, id: StoreId) {
+    pub(super) fn deafen(&mut self, id: StoreId) {
         let now = self.now_us();
         let others: Vec<StoreId> = self.hosts.keys().copied().filter(|o| *o != id).collect();
         others.into_iter().for_each(|other| self.network.cut(other, id));
@@ -286,24 +375,14 @@ impl World {
         self.plan(after, Event::Mend);
     }
 
-    /// An offer of leadership arrived, and no word of what came of it has left yet. The old leader may never hear that
-    /// it is one no more (trap T21).
-    pub(super) fn on_offer(&mut self, from: StoreId) {
-        let may = self.nemesis.active && self.profile.faults.contains(&Fault::Transfer);
-        if may && self.nemesis.rng.chance(1, 2) {
-            self.deafen(from);
-        }
-    }
-
     /// Two stores do not hear each other, and everybody else does.
-    fn estrange(&mut self, a: StoreId, b: StoreId) {
+    pub(super) fn estrange(&mut self, (a, b): (StoreId, StoreId), for_us: u64) {
         let now = self.now_us();
         self.network.cut(a, b);
         self.network.cut(b, a);
         self.trace.note(now, &[29, a.0, b.0], || format!("stores {a} and {b} do not hear each other"));
         self.stats.cuts += 1;
-        let after = 1_000_000 + self.nemesis.rng.below(5_000_000);
-        self.plan(after, Event::Mend);
+        self.plan(for_us, Event::Mend);
     }
 
     fn partition(&mut self, all: &[StoreId]) {
@@ -404,7 +483,7 @@ impl World {
             Fault::Split => {
                 self.split(&status);
                 // The children may live elsewhere before the parent's leader has applied the split (trap T4).
-                if self.nemesis.rng.chance(1, 2) {
+                if self.nemesis.rng.chance(2, 3) {
                     self.stall_apply(status.peer.store);
                 }
             }
@@ -449,15 +528,16 @@ impl World {
     }
 
     fn split(&mut self, status: &PeerStatus) {
-        let mut keys: Vec<Bytes> = (0..1 + self.nemesis.rng.below(2))
-            .map(|_| key_bytes(self.nemesis.rng.index(self.profile.keys)))
-            .filter(|key| status.region.range.contains(key) && *key > status.region.range.start)
-            .collect();
-        keys.sort();
-        keys.dedup();
-        if keys.is_empty() {
+        let range = &status.region.range;
+        let inside = |key: &Bytes| range.contains(key) && *key > range.start;
+        let all: Vec<Bytes> = (0..self.profile.keys).map(key_bytes).filter(inside).collect();
+        if all.is_empty() {
             return;
         }
+        let rng = &mut self.nemesis.rng;
+        let mut keys: Vec<Bytes> = (0..1 + rng.below(2)).map(|_| rng.pick(&all).clone()).collect();
+        keys.sort();
+        keys.dedup();
         self.administer(status, AdminCommand::Split { keys });
     }
 
@@ -471,21 +551,40 @@ impl World {
         };
         let any = self.nemesis.rng.chance(1, 10);
         let sources: Vec<&PeerStatus> = led.iter().filter(|s| any || is_near(s)).collect();
-        if !sources.is_empty() {
-            let source = (*self.nemesis.rng.pick(&sources).region).clone();
-            self.administer(target, AdminCommand::Merge(Box::new(source)));
-            // A store that misses the merge has to be brought up by log or by snapshot.
-            let others = target.region.peers.iter().filter(|p| p.id != target.peer.id);
-            let stores: Vec<StoreId> =
-                others.map(|p| p.store).filter(|id| self.hosts.contains_key(id)).collect();
-            if !stores.is_empty() && self.nemesis.rng.chance(1, 3) {
-                let store = *self.nemesis.rng.pick(&stores);
-                if self.nemesis.rng.chance(1, 2) {
-                    self.cut(store, false);
-                } else {
-                    self.strike_down(store, false);
-                }
+        if sources.is_empty() {
+            return;
+        }
+        let source = (*self.nemesis.rng.pick(&sources)).clone();
+        if source.peer.store == target.peer.store && self.nemesis.rng.chance(2, 3) {
+            // Often one store leads both, and then nobody leads the source who does not know what became of it.
+            let others = source.region.peers.iter().filter(|p| p.id != source.peer.id);
+            let others: Vec<Peer> = others.copied().collect();
+            if !others.is_empty() {
+                let to = self.nemesis.rng.pick(&others).id;
+                self.administer(&source, AdminCommand::TransferLeader(to));
             }
+        }
+        self.administer(target, AdminCommand::Merge(Box::new((*source.region).clone())));
+        self.disturb_merge(target);
+    }
+
+    /// A store that misses a merge has to be brought up by log or by snapshot. It may hear of it from others before its
+    /// peer of the target does (traps T10, T16).
+    fn disturb_merge(&mut self, target: &PeerStatus) {
+        let others = target.region.peers.iter().filter(|p| p.id != target.peer.id);
+        let stores: Vec<StoreId> = others.map(|p| p.store).filter(|id| self.hosts.contains_key(id)).collect();
+        if stores.is_empty() {
+            return;
+        }
+        let store = *self.nemesis.rng.pick(&stores);
+        match self.nemesis.rng.below(6) {
+            0 => self.cut(store, false),
+            1 => self.strike_down(store, false),
+            2 => {
+                let for_us = 1_000_000 + self.nemesis.rng.below(5_000_000);
+                self.estrange((target.peer.store, store), for_us);
+            }
+            _ => {}
         }
     }
 
@@ -535,7 +634,8 @@ impl World {
             return;
         }
         let unaware = *self.nemesis.rng.pick(&unaware);
-        self.estrange(status.peer.store, unaware);
+        let for_us = 1_000_000 + self.nemesis.rng.below(5_000_000);
+        self.estrange((status.peer.store, unaware), for_us);
         let comes = PeerChange::AddVoter(Peer { role: PeerRole::Voter, ..swap.learner });
         let goes = PeerChange::AddLearner(Peer { role: PeerRole::Learner, ..swap.gone });
         self.administer(&status, AdminCommand::ChangePeers(vec![comes, goes]));

@@ -29,11 +29,12 @@ const fn bug(name: &'static str, place: Place) -> Planted {
 }
 
 /// Every bug.
-pub const ALL: [Planted; 26] = [
+pub const ALL: [Planted; 27] = [
     bug("vote-not-persisted", Place::Raftstore(raftstore::Bug::VoteNotPersisted)),
     bug("ack-before-sync", Place::Raftstore(raftstore::Bug::AckBeforeSync)),
     bug("sync-that-is-none", Place::Disk),
     bug("lease-through-transfer", Place::Raftstore(raftstore::Bug::LeaseThroughTransfer)),
+    bug("lease-through-merge", Place::Raftstore(raftstore::Bug::LeaseThroughMerge)),
     bug("read-index-before-own-commit", Place::Raft(raft::Bug::ReadIndexBeforeOwnCommit)),
     bug("split-over-vote", Place::Raftstore(raftstore::Bug::SplitOverVote)),
     bug("child-served-by-parent", Place::Raftstore(raftstore::Bug::ChildServedByParent)),

@@ -34,6 +34,9 @@ pub enum Fault {
     /// All machines but one lose power and start again at once, and that one stands still or hears nobody meanwhile: what
     /// they promised it still holds. Only with store liveness.
     Amnesia,
+    /// One voter after the other hears its leader no more until it does not support it, and the leader's store stands
+    /// still when all do again. Only with store liveness.
+    Relapse,
     /// A process stands still.
     Pause,
     /// A process stands still for 1 to 30 seconds, as after a laptop's sleep.
@@ -173,7 +176,7 @@ impl Profile {
             FAULTS.iter().filter(|(_, share)| rng.chance(*share, 100)).map(|(f, _)| *f).collect();
         if faults.contains(&Fault::Merge) {
             // What shall be merged must have been split.
-            faults.extend([Fault::Split, Fault::Split, Fault::Merge, Fault::Merge]);
+            faults.extend([Fault::Split, Fault::Split, Fault::Merge, Fault::Merge, Fault::Merge]);
         }
         let replicas = if stores >= 5 && rng.chance(1, 3) { 5 } else { 3 };
         let wipe = stores >= 3 && rng.chance(1, 6);
@@ -229,7 +232,7 @@ impl Profile {
             let config = &mut self.config;
             (config.split_bytes, config.split_busy_bytes, config.split_check_ms) = (1_000, 2_000, 1_500);
         }
-        if rng.chance(1, 6) {
+        if rng.chance(1, if self.faults.contains(&Fault::Merge) { 2 } else { 6 }) {
             self.pre_split = rng.range(1..5) as usize;
         }
         self.config.peer_down_ms = *rng.pick(&[1_000, 4_000, 10_000]);
@@ -272,7 +275,7 @@ impl Profile {
 fn draw_liveness(rng: &mut Prng, profile: &mut Profile) {
     let config = &mut profile.config;
     config.store_liveness = rng.chance(1, 2);
-    config.liveness_duration_ms = *rng.pick(&[400, 1_000, 3_000]);
+    config.liveness_duration_ms = *rng.pick(&[400, 700, 1_000, 3_000]);
     config.liveness_interval_ms = config.liveness_duration_ms * 3 / 8;
     config.clock_drift_percent = 10;
     config.sleep_ticks = *rng.pick(&[1, 3, 10]);
@@ -281,6 +284,9 @@ fn draw_liveness(rng: &mut Prng, profile: &mut Profile) {
     }
     if rng.chance(1, 2) {
         profile.faults.extend([Fault::Amnesia; 2]);
+    }
+    if rng.chance(1, 2) {
+        profile.faults.extend([Fault::Relapse; 4]);
     }
     if rng.chance(1, 3) && !profile.faults.contains(&Fault::Rot) {
         // A comparison tells everybody everything, and finds what rots where nobody reads.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use flotilla_proto::flotilla as pb;
-use flotilla_raft::MessageKind;
 use flotilla_raftstore::{PeerStatus, RegionContext, wire};
 use flotilla_region::{KeyRange, PeerId, Region, RegionId, Space, StoreId, Term};
 
@@ -21,6 +20,9 @@ use crate::check::tiling::{check_disjoint, regions_on};
 
 /// Longest pause between looks.
 const LOOK_US_MAX: u64 = 40_000;
+
+/// Shapes of one region that leases are asked for.
+const SHAPES_MAX: usize = 4;
 
 /// What the checkers remember between looks.
 #[derive(Default)]
@@ -53,6 +55,19 @@ impl Watch {
         self.positions.forget(store);
         self.graves.forget(store);
     }
+
+    fn remember_shape(&mut self, region: &Region) {
+        let shapes = self.shapes.entry(region.id).or_default();
+        if shapes.contains_key(&region.epoch.version) {
+            return;
+        }
+        let (peer, term) = (PeerId::ZERO, Term::ZERO);
+        let context = RegionContext { region: region.id, epoch: region.epoch, peer, term };
+        shapes.insert(region.epoch.version, context);
+        if shapes.len() > SHAPES_MAX {
+            shapes.pop_first();
+        }
+    }
 }
 
 impl World {
@@ -69,14 +84,8 @@ impl World {
     /// A peer told its state.
     pub(super) fn check_status(&mut self, store: StoreId, status: &PeerStatus) {
         let region = &status.region;
-        let context =
-            RegionContext { region: region.id, epoch: region.epoch, peer: PeerId::ZERO, term: Term::ZERO };
-        let shapes = self.watch.shapes.entry(region.id).or_default();
-        shapes.insert(region.epoch.version, context);
-        if shapes.len() > 4 {
-            shapes.pop_first();
-        }
         let watch = &mut self.watch;
+        watch.remember_shape(region);
         let checked = watch
             .elections
             .check(status)
@@ -89,18 +98,15 @@ impl World {
         }
     }
 
-    /// A frame arrived: what its messages promise is remembered. Says whether one of them offers leadership.
-    pub(super) fn check_frame(&mut self, frame: &pb::StoreFrame) -> bool {
-        let mut offers = false;
+    /// A frame arrived: what its messages promise is remembered.
+    pub(super) fn check_frame(&mut self, frame: &pb::StoreFrame) {
         for raft in &frame.messages {
             let Some(message) = raft.message.clone().and_then(wire::message_from_wire) else { continue };
-            offers |= message.kind == MessageKind::TimeoutNow;
             self.watch.elections.on_message(RegionId(raft.region_id), &message);
             if let Err(what) = self.watch.promises.on_message(RegionId(raft.region_id), &message) {
                 self.violate(what);
             }
         }
-        offers
     }
 
     /// A snapshot is announced to a store.
@@ -156,6 +162,7 @@ impl World {
             }
             let view = host.engine_snapshot();
             let regions = check_disjoint(host.id, &*view)?;
+            regions.iter().for_each(|region| self.watch.remember_shape(region));
             if !regions.is_empty() {
                 let region = self.rng.pick(&regions);
                 self.watch.replicas.check(host.id, region, &*view)?;

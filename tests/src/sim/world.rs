@@ -56,8 +56,14 @@ pub enum Event {
     Restart(StoreId),
     /// All cuts of the network are mended.
     Mend,
+    /// A leader's store comes nearer to a relapse of its support, by these voters' stores.
+    Relapse(StoreId, Vec<StoreId>),
     /// A disk becomes healthy.
     RepairDisk(StoreId),
+    /// A process stands still for so many microseconds.
+    Pause(StoreId, u64),
+    /// A process is killed.
+    Kill(StoreId),
     /// A store makes its data durable.
     Checkpoint(StoreId),
     /// A region gets a voter in the place of another, which some member does not hear of.
@@ -227,7 +233,10 @@ impl World {
             Event::Nemesis => self.strike(),
             Event::Restart(store) => self.start(store),
             Event::Mend => self.network.mend(),
+            Event::Relapse(leader, others) => self.relapse(leader, others),
             Event::RepairDisk(store) => self.repair_disk(store),
+            Event::Pause(store, us) => self.stand_still(store, us),
+            Event::Kill(store) => self.kill(store),
             Event::Checkpoint(store) => self.checkpoint(store),
             Event::Swap(swap) => self.swap_unheard(&swap),
             Event::Replace(store) => self.replace_rotten(store),
@@ -480,11 +489,11 @@ impl World {
         match delivery {
             Delivery::Frame { from, to, bytes } => {
                 let sum = u64::from(crc32fast::hash(&bytes));
-                let frame = pb::StoreFrame::decode(bytes).expect("the simulated network damages nothing");
+                let frame =
+                    pb::StoreFrame::decode(bytes.clone()).expect("the simulated network damages nothing");
                 self.trace.note(now, &[4, from.0, to.0, sum], || super::describe::frame(&frame));
-                if self.check_frame(&frame) {
-                    self.on_offer(from);
-                }
+                self.check_frame(&frame);
+                self.ambush((from, to), &frame, &bytes);
                 let refused = self.hosts[&to].store().map(|store| store.on_frame(frame));
                 if let Some(Err(why)) = refused {
                     self.violate(format!("store {to} refused a frame of store {from}: {why}"));

@@ -1,0 +1,87 @@
+//! Seeds that found something on the way, with what they found. `cargo nextest run -p flotilla-tests --test sim` runs the
+//! short ones, `sim --regressions` all of them.
+//!
+//! What a seed means changes with every new draw of the simulator, so that a seed need not lead to its old finding any
+//! more. They are run all the same, for they are cheap.
+
+use super::run::{Options, Outcome, run_seed};
+
+/// A seed that found something.
+#[derive(Clone, Copy, Debug)]
+pub struct Regression {
+    /// The seed.
+    pub seed: u64,
+    /// Simulated minutes with faults; 0 = as the seed draws.
+    pub minutes: u64,
+    /// What it found.
+    pub found: &'static str,
+}
+
+const fn short(seed: u64, found: &'static str) -> Regression {
+    Regression { seed, minutes: 0, found }
+}
+
+const fn long(seed: u64, found: &'static str) -> Regression {
+    Regression { seed, minutes: 10, found }
+}
+
+const WAITED: &str = "a peer whose region removed it before it had any data was never told so";
+const REUSED: &str =
+    "two machines at one address, the simulator's own mistake; placement drained the first as it should";
+const PROMOTED: &str = "a learner that had left was promoted by the simulator, with a used-up id";
+const LOST: &str =
+    "the simulator lost a machine of an old membership while the new one was not durable everywhere";
+const MEMBERSHIP: &str =
+    "a membership change applied before a snapshot was installed met a core that had it already: panic";
+const EXPECTING: &str =
+    "a region that expects a merge sent no snapshot, and needed the receiver for a quorum";
+const CHILD: &str =
+    "a child took term and vote of its early peer over without logging them: a crash forgot the term";
+const CALLERS: &str = "a peer that was removed while its last entries were applied dropped callers";
+const TAKEN: &str =
+    "a region that expected a source which was already final for another target waited for ever";
+const MISSED: &str =
+    "a replica that missed its own removal, and then the merge of its region, stayed for ever";
+const SLOTS: &str =
+    "more than sixteen regions with a replica on a lost store used up their leader's slots for sending";
+
+/// Every one of them.
+pub const REGRESSIONS: [Regression; 16] = [
+    short(1350, WAITED),
+    short(1909, REUSED),
+    short(23, PROMOTED),
+    short(65, LOST),
+    short(330, MISSED),
+    short(1623, MISSED),
+    short(556, SLOTS),
+    long(200_131, MEMBERSHIP),
+    long(200_156, MEMBERSHIP),
+    long(200_193, MEMBERSHIP),
+    long(200_017, EXPECTING),
+    long(300_123, EXPECTING),
+    long(300_005, CHILD),
+    long(200_060, CALLERS),
+    long(300_047, CALLERS),
+    long(400_021, TAKEN),
+];
+
+impl Regression {
+    /// Whether it takes no longer than any other short seed.
+    pub fn is_short(&self) -> bool {
+        self.minutes == 0
+    }
+
+    /// Runs the seed as it was run then.
+    pub fn run(&self) -> Outcome {
+        run_seed(self.seed, Options { seconds: 60 * self.minutes, ..Options::default() })
+    }
+
+    /// The flags that replay it.
+    pub fn flags(&self) -> String {
+        if self.is_short() {
+            format!("--seed {}", self.seed)
+        } else {
+            format!("--seed {} --minutes {}", self.seed, self.minutes)
+        }
+    }
+}
