@@ -128,7 +128,6 @@ pub fn decode_message(bytes: Bytes) -> Result<Message, DecodeError> {
         context: reader.bytes()?,
         entries: reader.entries()?,
         snapshot: if reader.bool()? { Some(Box::new(reader.snapshot()?)) } else { None },
-        ..Message::default()
     })
 }
 

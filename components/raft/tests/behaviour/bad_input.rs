@@ -240,7 +240,6 @@ fn any_message() -> impl Strategy<Value = Message> {
             context: Bytes::from(commit.to_be_bytes().to_vec()),
             entries: (0..count).map(entry).collect(),
             snapshot: has_snapshot.then(|| Box::new(snapshot(index, log_term, members(&[1, 2, 3], &[])))),
-            ..Message::default()
         }
     })
 }
