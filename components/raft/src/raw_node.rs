@@ -253,8 +253,7 @@ impl<S: Storage> RawNode<S> {
     pub fn ready(&mut self) -> Ready {
         assert!(!self.pending.is_ready_out, "ready() was called twice without advance()");
         self.raft.flush_due_appends();
-        let mut ready = Ready::default();
-        self.collect(&mut ready);
+        let mut ready = self.collect();
         if self.is_async {
             self.attach_storage_messages(&mut ready);
         } else {
@@ -264,22 +263,28 @@ impl<S: Storage> RawNode<S> {
         ready
     }
 
-    /// Fills an empty Ready, where it lies: it is large.
-    fn collect(&mut self, ready: &mut Ready) {
+    fn collect(&mut self) -> Ready {
         let raft = &mut self.raft;
         let soft_state = raft.soft_state();
-        if soft_state != self.seen_soft_state {
-            ready.soft_state = Some(soft_state);
-        }
-        ready.entries.extend_from_slice(raft.log.unstable.next_entries());
-        raft.log.take_committed_entries(!self.is_async, &mut ready.committed_entries);
-        ready.snapshot = raft.log.unstable.next_snapshot().map(|snapshot| Box::new(snapshot.clone()));
-        ready.messages = raft.outbox.now.take();
-        ready.read_states = std::mem::take(&mut raft.reads.states);
-        ready.hard_state = self.changed_hard_state();
+        let entries = raft.log.unstable.next_entries().to_vec();
+        let committed_entries = raft.log.next_committed_entries(!self.is_async);
+        let snapshot = raft.log.unstable.next_snapshot().map(|snapshot| Box::new(snapshot.clone()));
+        let messages = raft.outbox.now.take();
+        let read_states = std::mem::take(&mut raft.reads.states);
+        let hard_state = self.changed_hard_state();
         let seen = self.seen_hard_state;
-        ready.must_sync = !ready.entries.is_empty()
-            || ready.hard_state.is_some_and(|new| (new.term, new.vote) != (seen.term, seen.vote));
+        let must_sync = !entries.is_empty()
+            || hard_state.is_some_and(|new| (new.term, new.vote) != (seen.term, seen.vote));
+        Ready {
+            soft_state: (soft_state != self.seen_soft_state).then_some(soft_state),
+            hard_state,
+            read_states,
+            entries,
+            snapshot,
+            committed_entries,
+            messages,
+            must_sync,
+        }
     }
 
     /// Position that the storing of everything unstable makes durable, if anything is.
@@ -422,7 +427,12 @@ impl<S: Storage> RawNode<S> {
 
     /// Gives the buffers of a Ready back once its work is done, for the next ones: worth it under load. They are freed by
     /// the next tick without use.
+    #[inline]
     pub fn recycle(&mut self, ready: Ready) {
+        // Idle nodes, which exchange but heartbeats, keep nothing.
+        if !ready.must_sync && ready.committed_entries.is_empty() {
+            return;
+        }
         let Ready { mut messages, .. } = ready;
         messages.clear();
         let outbox = &mut self.raft.outbox;

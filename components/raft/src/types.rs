@@ -76,10 +76,8 @@ impl Index {
     }
 }
 
-/// What an entry's data is. A word, as the rest of an entry is: a byte stored and read back as part of a word waits for
-/// the store.
+/// What an entry's data is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(u64)]
 pub enum EntryKind {
     /// Opaque bytes for the state machine; empty for the entry a new leader appends.
     #[default]

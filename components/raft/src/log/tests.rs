@@ -159,18 +159,12 @@ fn slices_cross_the_border_of_storage_within_their_limit() {
     assert_eq!(read(4, 11, 0), Err(StorageError::Unavailable));
 }
 
-fn committed(log: &RaftLog<MemStorage>, allow_unstable: bool) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    log.take_committed_entries(allow_unstable, &mut entries);
-    entries
-}
-
 #[test]
 fn only_stable_entries_are_applied_unless_the_caller_stores_first() {
     let mut log = log((0, 0), &[1, 1], &[1, 1]);
     log.commit_to(Index(4));
     let indexes = |log: &RaftLog<MemStorage>, allow| -> Vec<u64> {
-        committed(log, allow).iter().map(|entry| entry.index.0).collect()
+        log.next_committed_entries(allow).iter().map(|entry| entry.index.0).collect()
     };
     assert_eq!(indexes(&log, true), [1, 2, 3, 4]);
     assert_eq!(indexes(&log, false), [1, 2]);
@@ -194,7 +188,7 @@ fn applying_pauses_at_the_limit_or_when_cut_short_until_acknowledged() {
     ] {
         let mut log = limited((0, 0), &[1, 1, 1, 1], &[], limit);
         log.commit_to(Index(3));
-        let handed = committed(&log, true);
+        let handed = log.next_committed_entries(true);
         assert_eq!(handed.len(), count, "limit {limit}");
         log.accept_applying(Index(count as u64), entries_size(&handed), true);
         log.commit_to(Index(4));
