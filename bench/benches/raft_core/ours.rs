@@ -48,7 +48,7 @@ impl Core for Flotilla {
             let mut ready = node.ready();
             let storage = node.storage_mut();
             if !ready.entries.is_empty() {
-                storage.append(std::mem::take(&mut ready.entries));
+                storage.append(&mut ready.entries);
             }
             if let Some(hard_state) = ready.hard_state {
                 storage.set_hard_state(hard_state);

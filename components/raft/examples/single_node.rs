@@ -29,10 +29,10 @@ impl Words {
 /// Does everything that the node wants done.
 fn work(node: &mut RawNode<MemStorage>, state: &mut Words) {
     while node.has_ready() {
-        let ready = node.ready();
+        let mut ready = node.ready();
         // 1. Store. A real disk syncs here if `ready.must_sync`.
         let storage = node.storage_mut();
-        storage.append(ready.entries);
+        storage.append(&mut ready.entries);
         if let Some(hard_state) = ready.hard_state {
             storage.set_hard_state(hard_state);
         }

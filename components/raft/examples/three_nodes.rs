@@ -72,9 +72,9 @@ impl Peer {
     fn work(&mut self) -> Vec<Message> {
         let mut sent = Vec::new();
         while self.node.has_ready() {
-            let ready = self.node.ready();
+            let mut ready = self.node.ready();
             let storage = self.node.storage_mut();
-            storage.append(ready.entries);
+            storage.append(&mut ready.entries);
             if let Some(hard_state) = ready.hard_state {
                 storage.set_hard_state(hard_state);
             }

@@ -30,7 +30,7 @@
 //!     while node.has_ready() {
 //!         let ready = node.ready();
 //!         let storage = node.storage_mut();
-//!         storage.append(ready.entries);
+//!         storage.append(&mut ready.entries);
 //!         if let Some(hard_state) = ready.hard_state {
 //!             storage.set_hard_state(hard_state);
 //!         }
@@ -82,7 +82,7 @@
 //!             if let Some(hard_state) = message.hard_state() {
 //!                 storage.set_hard_state(hard_state);
 //!             }
-//!             storage.append(std::mem::take(&mut message.entries));
+//!             storage.append(&mut message.entries);
 //!         }
 //!         for response in message.take_responses() {
 //!             node.step(response)?;

@@ -204,37 +204,51 @@ impl<S: Storage> RaftLog<S> {
         bytes_max: u64,
         context: FetchContext,
     ) -> StorageResult<Vec<Entry>> {
+        let mut entries = Vec::new();
+        self.slice_into(low, high, bytes_max, context, &mut entries)?;
+        Ok(entries)
+    }
+
+    /// Like [`Self::slice`], into an empty list.
+    fn slice_into(
+        &self,
+        low: Index,
+        high: Index,
+        bytes_max: u64,
+        context: FetchContext,
+        out: &mut Vec<Entry>,
+    ) -> StorageResult<()> {
         if high > self.last_index().next() {
             return Err(StorageError::Unavailable);
         }
         if low >= high {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let offset = self.unstable.offset();
         if low >= offset {
             let tail = self.unstable.slice(low, high);
-            return Ok(tail[..limit_count(tail, bytes_max)].to_vec());
+            out.extend_from_slice(&tail[..limit_count(tail, bytes_max)]);
+            return Ok(());
         }
         if low < self.first_index() {
             return Err(StorageError::Compacted);
         }
         let cut = high.min(offset);
-        let mut entries = self.storage.entries(low, cut, bytes_max, context)?;
-        let is_cut_short = (entries.len() as u64) < cut.0 - low.0;
+        self.storage.entries_into(low, cut, bytes_max, context, out)?;
+        let is_cut_short = (out.len() as u64) < cut.0 - low.0;
         if high <= offset || is_cut_short {
-            return Ok(entries);
+            return Ok(());
         }
-        let bytes = entries_size(&entries);
+        let bytes = entries_size(out);
         if bytes >= bytes_max {
-            return Ok(entries);
+            return Ok(());
         }
         let tail = self.unstable.slice(offset, high);
         let count = limit_count(tail, bytes_max - bytes);
-        if count == 1 && bytes + entries_size(&tail[..1]) > bytes_max {
-            return Ok(entries);
+        if count > 1 || bytes + entries_size(&tail[..1]) <= bytes_max {
+            out.extend_from_slice(&tail[..count]);
         }
-        entries.extend_from_slice(&tail[..count]);
-        Ok(entries)
+        Ok(())
     }
 
     /// Highest index that may be applied; entries that are not durable here only if `allow_unstable`.
@@ -242,25 +256,26 @@ impl<S: Storage> RaftLog<S> {
         if allow_unstable { self.committed } else { self.committed.min(self.unstable.offset().prev()) }
     }
 
-    /// Whether [`Self::next_committed_entries`] would return any.
+    /// Whether [`Self::take_committed_entries`] would find any.
     pub fn has_next_committed_entries(&self, allow_unstable: bool) -> bool {
         !self.is_applying_paused
             && self.unstable.snapshot().is_none()
             && self.applying < self.appliable_index(allow_unstable)
     }
 
-    /// Committed entries that were not handed out for application, within the limit of outstanding bytes.
+    /// Adds to `out` the committed entries that were not handed out for application, within the limit of outstanding
+    /// bytes.
     ///
     /// # Panics
     /// If the storage has lost committed entries.
-    pub fn next_committed_entries(&self, allow_unstable: bool) -> Vec<Entry> {
+    pub fn take_committed_entries(&self, allow_unstable: bool, out: &mut Vec<Entry>) {
         if !self.has_next_committed_entries(allow_unstable) {
-            return Vec::new();
+            return;
         }
         let bytes_max = self.applying_bytes_max - self.applying_bytes;
         let high = self.appliable_index(allow_unstable).next();
-        self.slice(self.applying.next(), high, bytes_max, FetchContext::Immediate)
-            .expect("storage keeps committed entries until they are applied")
+        self.slice_into(self.applying.next(), high, bytes_max, FetchContext::Immediate, out)
+            .expect("storage keeps committed entries until they are applied");
     }
 
     /// Records that entries up to `index`, `bytes` in size, were handed out for application.

@@ -113,18 +113,18 @@ impl MemStorage {
         Ok(())
     }
 
-    /// Appends entries, replacing what is at or after the first one's index; compacted ones are skipped.
+    /// Moves entries over, replacing what is at or after the first one's index; compacted ones are skipped.
     ///
     /// # Panics
     /// If they leave a gap.
-    pub fn append(&mut self, mut entries: Vec<Entry>) {
+    pub fn append(&mut self, entries: &mut Vec<Entry>) {
         let fresh = entries.iter().position(|entry| entry.index > self.base).unwrap_or(entries.len());
         let Some(first) = entries.get(fresh) else { return };
         let keep = (first.index.0 - self.base.0 - 1) as usize;
         assert!(keep <= self.entries.len(), "appending at {} would leave a gap", first.index);
         self.entries.truncate(keep);
         entries.drain(..fresh);
-        self.entries.append(&mut entries);
+        self.entries.append(entries);
     }
 }
 
@@ -138,8 +138,21 @@ impl Storage for MemStorage {
         low: Index,
         high: Index,
         bytes_max: u64,
-        _context: FetchContext,
+        context: FetchContext,
     ) -> StorageResult<Vec<Entry>> {
+        let mut entries = Vec::new();
+        self.entries_into(low, high, bytes_max, context, &mut entries)?;
+        Ok(entries)
+    }
+
+    fn entries_into(
+        &self,
+        low: Index,
+        high: Index,
+        bytes_max: u64,
+        _context: FetchContext,
+        out: &mut Vec<Entry>,
+    ) -> StorageResult<()> {
         if low <= self.base {
             return Err(StorageError::Compacted);
         }
@@ -147,7 +160,8 @@ impl Storage for MemStorage {
             return Err(StorageError::Unavailable);
         }
         let slice = &self.entries[(low.0 - self.base.0 - 1) as usize..(high.0 - self.base.0 - 1) as usize];
-        Ok(slice[..crate::entry::limit_count(slice, bytes_max)].to_vec())
+        out.extend_from_slice(&slice[..crate::entry::limit_count(slice, bytes_max)]);
+        Ok(())
     }
 
     fn term(&self, index: Index) -> StorageResult<Term> {
@@ -189,7 +203,7 @@ mod tests {
     fn storage() -> MemStorage {
         let meta = SnapshotMeta { index: Index(3), term: Term(3), ..SnapshotMeta::default() };
         let mut storage = MemStorage::with_snapshot(Snapshot { meta, ..Snapshot::default() });
-        storage.append(vec![entry(4, 4), entry(5, 5), entry(6, 6)]);
+        storage.append(&mut vec![entry(4, 4), entry(5, 5), entry(6, 6)]);
         storage
     }
 
@@ -237,7 +251,7 @@ mod tests {
             (vec![entry(7, 7)], vec![(4, 4), (5, 5), (6, 6), (7, 7)]),
         ] {
             let mut storage = storage();
-            storage.append(entries.clone());
+            storage.append(&mut entries.clone());
             assert_eq!(indexes(&storage), expected);
         }
     }

@@ -16,6 +16,13 @@ use crate::{
     types::{ConfState, Entry, EntryKind, HardState, Index, PeerId, Role, SoftState, Term},
 };
 
+/// Empty buffers of the last Ready.
+#[derive(Debug, Default)]
+struct Spare {
+    entries: Vec<Entry>,
+    committed: Vec<Entry>,
+}
+
 /// What `advance` acknowledges besides the messages to the node itself.
 #[derive(Debug, Default)]
 struct PendingAdvance {
@@ -45,6 +52,8 @@ pub struct RawNode<S: Storage> {
     /// Messages to the node itself, taken by `advance`.
     own_messages: Vec<Message>,
     pending: PendingAdvance,
+    /// Given back with the last Ready, until the next tick.
+    spare: Option<Box<Spare>>,
 }
 
 impl<S: Storage> RawNode<S> {
@@ -60,6 +69,7 @@ impl<S: Storage> RawNode<S> {
             seen_hard_state: raft.hard_state(),
             own_messages: Vec::new(),
             pending: PendingAdvance::default(),
+            spare: None,
             raft,
         })
     }
@@ -95,6 +105,7 @@ impl<S: Storage> RawNode<S> {
 
     /// Advances the logical clock by one tick. Spare buffers of the traffic since the last one are given back.
     pub fn tick(&mut self) {
+        self.spare = None;
         self.raft.tick();
     }
 
@@ -266,8 +277,10 @@ impl<S: Storage> RawNode<S> {
     fn collect(&mut self) -> Ready {
         let raft = &mut self.raft;
         let soft_state = raft.soft_state();
-        let entries = raft.log.unstable.next_entries().to_vec();
-        let committed_entries = raft.log.next_committed_entries(!self.is_async);
+        let Spare { mut entries, committed: mut committed_entries } =
+            self.spare.as_deref_mut().map(std::mem::take).unwrap_or_default();
+        entries.extend_from_slice(raft.log.unstable.next_entries());
+        raft.log.take_committed_entries(!self.is_async, &mut committed_entries);
         let snapshot = raft.log.unstable.next_snapshot().map(|snapshot| Box::new(snapshot.clone()));
         let messages = raft.outbox.now.take();
         let read_states = std::mem::take(&mut raft.reads.states);
@@ -433,7 +446,10 @@ impl<S: Storage> RawNode<S> {
         if !ready.must_sync && ready.committed_entries.is_empty() {
             return;
         }
-        let Ready { mut messages, .. } = ready;
+        let Ready { mut messages, mut entries, mut committed_entries, .. } = ready;
+        entries.clear();
+        committed_entries.clear();
+        **self.spare.get_or_insert_default() = Spare { entries, committed: committed_entries };
         messages.clear();
         let outbox = &mut self.raft.outbox;
         // Followers mostly answer, leaders mostly tell.

@@ -42,6 +42,21 @@ pub trait Storage {
         bytes_max: u64,
         context: FetchContext,
     ) -> StorageResult<Vec<Entry>>;
+    /// Like [`Self::entries`], into an empty list, whose buffer is used again.
+    ///
+    /// # Errors
+    /// As there.
+    fn entries_into(
+        &self,
+        low: Index,
+        high: Index,
+        bytes_max: u64,
+        context: FetchContext,
+        out: &mut Vec<Entry>,
+    ) -> StorageResult<()> {
+        *out = self.entries(low, high, bytes_max, context)?;
+        Ok(())
+    }
     /// Term of the entry at `index`, valid for `[first_index() - 1, last_index()]`.
     fn term(&self, index: Index) -> StorageResult<Term>;
     /// Position of the first entry that can be read.

@@ -61,7 +61,7 @@ fn storage() -> MemStorage {
 fn work(raw: &mut RawNode<MemStorage>) {
     while raw.has_ready() {
         let mut ready = raw.ready();
-        raw.storage_mut().append(std::mem::take(&mut ready.entries));
+        raw.storage_mut().append(&mut ready.entries);
         if let Some(state) = ready.hard_state {
             raw.storage_mut().set_hard_state(state);
         }
@@ -145,25 +145,37 @@ fn a_node_that_went_quiet_keeps_no_buffers() {
 }
 
 #[test]
-fn a_buffer_that_comes_back_serves_the_next_messages_until_a_tick_finds_it_empty() {
+fn buffers_that_come_back_serve_the_next_ready_until_a_tick_finds_them_empty() {
     let mut raw = used_follower();
-    let buffer = |raw: &mut RawNode<MemStorage>| {
-        let leader = Message { from: PeerId(2), term: Term(1), ..Message::default() };
+    let mut last = 300;
+    let mut buffers = || {
         for _ in 0..9 {
-            let append =
-                Message { kind: Kind::Append, index: Index(300), log_term: Term(1), ..leader.clone() };
-            raw.step(append).expect("taken");
+            let (term, data) = (Term(1), Bytes::from_static(b"data"));
+            let entry = Entry { index: Index(last + 1), term, data, ..Entry::default() };
+            raw.step(Message {
+                kind: Kind::Append,
+                from: PeerId(2),
+                term,
+                index: Index(last),
+                log_term: term,
+                entries: vec![entry],
+                ..Message::default()
+            })
+            .expect("taken");
+            last += 1;
         }
-        let ready = raw.ready();
-        let (pointer, capacity) = (ready.messages.as_ptr(), ready.messages.capacity());
+        let mut ready = raw.ready();
+        let pointers = (ready.messages.as_ptr(), ready.entries.as_ptr());
+        assert_eq!((ready.messages.len(), ready.entries.len()), (9, 9));
+        raw.storage_mut().append(&mut ready.entries);
         raw.advance();
         raw.recycle(ready);
-        (pointer, capacity)
+        pointers
     };
-    assert_eq!(buffer(&mut raw), buffer(&mut raw));
+    assert_eq!(buffers(), buffers());
     let before = used().0;
     raw.tick();
-    assert!(before - used().0 >= (9 * size_of::<Message>()) as isize);
+    assert!(before - used().0 >= (9 * (size_of::<Message>() + size_of::<Entry>())) as isize);
 }
 
 #[test]
@@ -175,10 +187,10 @@ fn proposals_are_not_copied_between_propose_and_ready() {
     let data = Bytes::from(vec![7; 1 << 20]);
     let before = used().0;
     raw.propose(data.clone()).expect("leader");
-    let ready = raw.ready();
+    let mut ready = raw.ready();
     assert_eq!(ready.entries[0].data.as_ptr(), data.as_ptr());
     assert!(used().0 - before < 4096, "{} bytes for a proposal of a mebibyte", used().0 - before);
-    raw.storage_mut().append(ready.entries);
+    raw.storage_mut().append(&mut ready.entries);
     raw.storage_mut().set_hard_state(HardState::default());
     raw.advance();
 }

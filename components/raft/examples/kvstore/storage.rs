@@ -106,10 +106,10 @@ impl DiskStorage {
         if let Some(snapshot) = &ready.snapshot {
             let newer = self.mem.apply_snapshot(Snapshot::clone(snapshot));
             newer.expect("the core takes only snapshots beyond what is committed");
-            self.mem.append(ready.entries.clone());
+            self.mem.append(&mut ready.entries.clone());
             return self.rewrite();
         }
-        self.mem.append(ready.entries.clone());
+        self.mem.append(&mut ready.entries.clone());
         if ready.must_sync {
             let mut record = Vec::new();
             put_hard_state(&mut record, self.mem.hard_state());
@@ -190,13 +190,13 @@ fn replay(records: Vec<Bytes>) -> Result<(PeerId, MemStorage), DecodeError> {
 /// Adds a hard state and entries.
 fn append(mem: &mut MemStorage, record: &mut Reader) -> Result<(), DecodeError> {
     mem.set_hard_state(record.hard_state()?);
-    let entries = record.entries()?;
+    let mut entries = record.entries()?;
     let last = mem.last_index().map_err(|_| DecodeError)?;
     let is_gapless = entries.windows(2).all(|pair| pair[1].index == pair[0].index.next());
     if !is_gapless || entries.first().is_some_and(|first| first.index > last.next()) {
         return Err(DecodeError);
     }
-    mem.append(entries);
+    mem.append(&mut entries);
     Ok(())
 }
 

@@ -25,7 +25,7 @@ fn log(base: (u64, u64), stable: &[u64], unstable: &[u64]) -> RaftLog<MemStorage
 fn limited(base: (u64, u64), stable: &[u64], unstable: &[u64], applying_max: u64) -> RaftLog<MemStorage> {
     let meta = SnapshotMeta { index: Index(base.0), term: Term(base.1), conf_state: ConfState::default() };
     let mut storage = MemStorage::with_snapshot(Snapshot { meta, ..Snapshot::default() });
-    storage.append(entries(base.0 + 1, stable));
+    storage.append(&mut entries(base.0 + 1, stable));
     let mut log = RaftLog::new(storage, applying_max).expect("in memory");
     let next = log.last_index().next();
     log.append(entries(next.0, unstable));
@@ -159,12 +159,18 @@ fn slices_cross_the_border_of_storage_within_their_limit() {
     assert_eq!(read(4, 11, 0), Err(StorageError::Unavailable));
 }
 
+fn committed(log: &RaftLog<MemStorage>, allow_unstable: bool) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    log.take_committed_entries(allow_unstable, &mut entries);
+    entries
+}
+
 #[test]
 fn only_stable_entries_are_applied_unless_the_caller_stores_first() {
     let mut log = log((0, 0), &[1, 1], &[1, 1]);
     log.commit_to(Index(4));
     let indexes = |log: &RaftLog<MemStorage>, allow| -> Vec<u64> {
-        log.next_committed_entries(allow).iter().map(|entry| entry.index.0).collect()
+        committed(log, allow).iter().map(|entry| entry.index.0).collect()
     };
     assert_eq!(indexes(&log, true), [1, 2, 3, 4]);
     assert_eq!(indexes(&log, false), [1, 2]);
@@ -188,7 +194,7 @@ fn applying_pauses_at_the_limit_or_when_cut_short_until_acknowledged() {
     ] {
         let mut log = limited((0, 0), &[1, 1, 1, 1], &[], limit);
         log.commit_to(Index(3));
-        let handed = log.next_committed_entries(true);
+        let handed = committed(&log, true);
         assert_eq!(handed.len(), count, "limit {limit}");
         log.accept_applying(Index(count as u64), entries_size(&handed), true);
         log.commit_to(Index(4));
@@ -257,7 +263,7 @@ proptest! {
                 1 => {
                     let tail = log.unstable.next_entries().to_vec();
                     log.unstable.accept_in_progress();
-                    log.storage.append(tail.clone());
+                    log.storage.append(&mut tail.clone());
                     if let Some(last) = tail.last() {
                         log.unstable.stable_to(last.index, last.term);
                     }

@@ -48,7 +48,7 @@ impl Async {
         if let Some(state) = work.hard_state() {
             storage.set_hard_state(state);
         }
-        storage.append(std::mem::take(&mut work.entries));
+        storage.append(&mut work.entries);
         self.respond(work.take_responses())
     }
 

@@ -250,11 +250,11 @@ fn drain(raw: &mut RawNode<MemStorage>) {
         if !raw.has_ready() {
             return;
         }
-        let ready = raw.ready();
+        let mut ready = raw.ready();
         if let Some(snapshot) = ready.snapshot {
             let _ = raw.storage_mut().apply_snapshot(*snapshot);
         }
-        raw.storage_mut().append(ready.entries);
+        raw.storage_mut().append(&mut ready.entries);
         for entry in &ready.committed_entries {
             if let EntryKind::ConfChangeV2 = entry.kind
                 && let Ok(change) = flotilla_raft::ConfChangeV2::decode(&entry.data)

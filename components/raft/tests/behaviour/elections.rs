@@ -261,7 +261,7 @@ fn learners_and_strangers_do_not_campaign_but_vote() {
 fn no_campaign_while_a_committed_conf_change_is_not_applied() {
     let mut storage = storage(members(&[1, 2, 3], &[]), &[1]);
     let change = ConfChange { peer: PeerId(4), ..ConfChange::default() };
-    storage.append(vec![flotilla_raft::Entry {
+    storage.append(&mut vec![flotilla_raft::Entry {
         index: Index(2),
         term: Term(1),
         kind: flotilla_raft::EntryKind::ConfChange,

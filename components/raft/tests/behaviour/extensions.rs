@@ -264,7 +264,7 @@ fn votes_carry_commits_so_that_a_stalemate_over_a_conf_change_ends() {
     let entry = Entry { index: Index(2), term: Term(1), kind: EntryKind::ConfChange, data: change.encode() };
     let peer = |id, commit| {
         let mut storage = storage(members(&[1, 2, 3], &[]), &[1]);
-        storage.append(vec![entry.clone()]);
+        storage.append(&mut vec![entry.clone()]);
         storage.set_hard_state(HardState { term: Term(1), vote: PeerId(0), commit: Index(commit) });
         Peer::new(&fast(id), storage)
     };
@@ -345,8 +345,8 @@ impl Storage for Lazy {
 fn lazy_work(raw: &mut RawNode<Lazy>) -> Vec<Message> {
     let mut sent = Vec::new();
     while raw.has_ready() {
-        let ready = raw.ready();
-        raw.storage_mut().memory.append(ready.entries);
+        let mut ready = raw.ready();
+        raw.storage_mut().memory.append(&mut ready.entries);
         sent.extend(ready.messages);
         raw.advance();
     }

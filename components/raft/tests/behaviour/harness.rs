@@ -43,7 +43,7 @@ pub fn snapshot(index: u64, term: u64, conf_state: ConfState) -> Snapshot {
 /// A storage with entries of the given terms, in the last entry's term.
 pub fn storage(conf_state: ConfState, terms: &[u64]) -> MemStorage {
     let mut storage = MemStorage::with_conf_state(conf_state);
-    storage.append(entries(1, terms));
+    storage.append(&mut entries(1, terms));
     if let Some(term) = terms.last() {
         storage.set_hard_state(HardState { term: Term(*term), ..HardState::default() });
     }
@@ -173,12 +173,12 @@ impl Peer {
     }
 
     /// Stores and applies; does not advance.
-    pub fn handle(&mut self, ready: Ready) -> Vec<Message> {
+    pub fn handle(&mut self, mut ready: Ready) -> Vec<Message> {
         let storage = self.raw.storage_mut();
         if let Some(snapshot) = ready.snapshot {
             storage.apply_snapshot(*snapshot).expect("newer than the stored one");
         }
-        storage.append(ready.entries);
+        storage.append(&mut ready.entries);
         if let Some(hard_state) = ready.hard_state {
             storage.set_hard_state(hard_state);
         }

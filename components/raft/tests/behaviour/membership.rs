@@ -173,7 +173,7 @@ fn a_new_leader_admits_no_change_before_it_has_applied_what_it_found() {
         data: single(Change::AddVoter, 4).encode(),
     };
     let mut storage = storage(members(&[1, 2, 3], &[]), &[]);
-    storage.append(vec![change]);
+    storage.append(&mut vec![change]);
     storage.set_hard_state(HardState { term: Term(1), ..HardState::default() });
     let mut peer = Peer::leader(&config(1), storage);
     assert_eq!(peer.raw.pending_conf_index(), Index(1), "the last index before its own first entry");

@@ -488,7 +488,7 @@ fn heartbeats_can_be_sent_at_once_by_leaders() {
 #[test]
 fn entries_of_earlier_leaderships_do_not_give_quota_back() {
     let mut storage = three();
-    storage.append(vec![flotilla_raft::Entry {
+    storage.append(&mut vec![flotilla_raft::Entry {
         index: Index(1),
         term: Term(1),
         data: bytes::Bytes::from_static(b"0123456789"),

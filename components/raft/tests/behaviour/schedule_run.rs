@@ -67,7 +67,7 @@ impl Node {
         {
             storage.apply_snapshot(snapshot.clone()).expect("newer than the stored one");
         }
-        storage.append(entries.to_vec());
+        storage.append(&mut entries.to_vec());
         if !hard_state.is_empty() {
             storage.set_hard_state(hard_state);
         }

@@ -101,7 +101,7 @@ impl Node {
             }
             Some(snapshot) => memory.apply_snapshot(snapshot).map_err(|error| error.to_string()),
             None => {
-                memory.append(entries.to_vec());
+                memory.append(&mut entries.to_vec());
                 Ok(())
             }
         }
