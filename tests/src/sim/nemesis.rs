@@ -485,6 +485,7 @@ impl World {
                 // The children may live elsewhere before the parent's leader has applied the split (trap T4).
                 if self.nemesis.rng.chance(2, 3) {
                     self.stall_apply(status.peer.store);
+                    self.send_newcomers();
                 }
             }
             Fault::Move if self.hosts.len() > self.profile.replicas && self.nemesis.rng.chance(1, 3) => {
@@ -527,6 +528,27 @@ impl World {
         self.plan_turns(leader, now);
     }
 
+    /// Some clients soon ask anew who leads what, while the others go on with what they know. A leader that nobody asks
+    /// takes no lease.
+    fn send_newcomers(&mut self) {
+        for after in [500_000, 1_000_000, 1_800_000, 2_600_000] {
+            let after = after + self.nemesis.rng.below(500_000);
+            self.plan(after, Event::Newcomers);
+        }
+    }
+
+    /// Every second client, more or less, begins without routes.
+    pub(super) fn newcomers(&mut self) {
+        if !self.nemesis.active {
+            return;
+        }
+        let clients = 0..self.profile.clients;
+        let new: Vec<usize> = clients.filter(|_| self.nemesis.rng.chance(1, 2)).collect();
+        let now = self.now_us();
+        self.trace.note(now, &[49, new.len() as u64], || format!("clients {new:?} forget all routes"));
+        new.into_iter().for_each(|client| self.clients.forget_routes(client));
+    }
+
     fn split(&mut self, status: &PeerStatus) {
         let range = &status.region.range;
         let inside = |key: &Bytes| range.contains(key) && *key > range.start;
@@ -566,6 +588,7 @@ impl World {
         }
         self.administer(target, AdminCommand::Merge(Box::new((*source.region).clone())));
         self.disturb_merge(target);
+        self.send_newcomers();
     }
 
     /// A store that misses a merge has to be brought up by log or by snapshot. It may hear of it from others before its

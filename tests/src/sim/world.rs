@@ -54,6 +54,8 @@ pub enum Event {
     Nemesis,
     /// A process starts again.
     Restart(StoreId),
+    /// Some clients begin anew.
+    Newcomers,
     /// All cuts of the network are mended.
     Mend,
     /// A leader's store comes nearer to a relapse of its support, by these voters' stores.
@@ -232,6 +234,7 @@ impl World {
             Event::Operate => self.operate(),
             Event::Nemesis => self.strike(),
             Event::Restart(store) => self.start(store),
+            Event::Newcomers => self.newcomers(),
             Event::Mend => self.network.mend(),
             Event::Relapse(leader, others) => self.relapse(leader, others),
             Event::RepairDisk(store) => self.repair_disk(store),
