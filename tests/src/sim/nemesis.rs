@@ -577,38 +577,58 @@ impl World {
             return;
         }
         let source = (*self.nemesis.rng.pick(&sources)).clone();
+        let mut leads = source.peer.store;
         if source.peer.store == target.peer.store && self.nemesis.rng.chance(2, 3) {
             // Often one store leads both, and then nobody leads the source who does not know what became of it.
             let others = source.region.peers.iter().filter(|p| p.id != source.peer.id);
             let others: Vec<Peer> = others.copied().collect();
             if !others.is_empty() {
-                let to = self.nemesis.rng.pick(&others).id;
-                self.administer(&source, AdminCommand::TransferLeader(to));
+                let to = *self.nemesis.rng.pick(&others);
+                leads = to.store;
+                self.administer(&source, AdminCommand::TransferLeader(to.id));
             }
         }
-        self.administer(target, AdminCommand::Merge(Box::new((*source.region).clone())));
-        self.disturb_merge(target);
+        let after = self.disturb_merge(target, leads);
+        self.plan(after, Event::Merge(target.region.id, source.region.id));
         self.send_newcomers();
     }
 
+    /// A region is asked to take over another one, if both have leaders.
+    pub(super) fn ask_to_merge(&mut self, target: RegionId, source: RegionId) {
+        let (Some(target), Some(source)) = (self.operator.leader_of(target), self.operator.leader_of(source))
+        else {
+            return;
+        };
+        let (target, source) = (target.clone(), (*source.region).clone());
+        if self.nemesis.active {
+            self.administer(&target, AdminCommand::Merge(Box::new(source)));
+        }
+    }
+
     /// A store that misses a merge has to be brought up by log or by snapshot. It may hear of it from others before its
-    /// peer of the target does (traps T10, T16).
-    fn disturb_merge(&mut self, target: &PeerStatus) {
-        let others = target.region.peers.iter().filter(|p| p.id != target.peer.id);
+    /// peer of the target does (traps T10, T16), or of the merge before it has what the source, led by that store, wrote
+    /// last (traps T13, T14).
+    /// Says in how many microseconds the merge may begin.
+    fn disturb_merge(&mut self, target: &PeerStatus, leads: StoreId) -> u64 {
+        let others = target.region.peers.iter().filter(|p| p.id != target.peer.id && p.store != leads);
         let stores: Vec<StoreId> = others.map(|p| p.store).filter(|id| self.hosts.contains_key(id)).collect();
         if stores.is_empty() {
-            return;
+            return 0;
         }
         let store = *self.nemesis.rng.pick(&stores);
-        match self.nemesis.rng.below(6) {
-            0 => self.cut(store, false),
-            1 => self.strike_down(store, false),
-            2 => {
-                let for_us = 1_000_000 + self.nemesis.rng.below(5_000_000);
-                self.estrange((target.peer.store, store), for_us);
+        let for_us = 1_000_000 + self.nemesis.rng.below(5_000_000);
+        match self.nemesis.rng.below(8) {
+            0 | 1 => self.cut(store, false),
+            2 => self.strike_down(store, false),
+            3 => self.estrange((target.peer.store, store), for_us),
+            4..=6 => {
+                self.network.swallow(leads, store);
+                self.estrange((leads, store), for_us);
+                return self.nemesis.rng.range(20_000..200_000);
             }
             _ => {}
         }
+        0
     }
 
     /// Adds a learner, removes one, demotes a voter (placement brings a new one), or swaps two in one joint step.
