@@ -472,8 +472,14 @@ impl World {
     // ---- regions ----
 
     fn disturb_region(&mut self, fault: Fault) {
-        let splittable = |s: &&PeerStatus| s.region.space == Space::User && s.region.id != RegionId::SENTINEL;
-        let wanted = |s: &&PeerStatus| fault != Fault::Split || splittable(s);
+        let any = match fault {
+            Fault::Split => false,
+            Fault::Merge => self.nemesis.rng.chance(1, 10),
+            _ => true,
+        };
+        let changes_shape =
+            |s: &PeerStatus| s.region.space == Space::User && s.region.id != RegionId::SENTINEL;
+        let wanted = |s: &&PeerStatus| any || changes_shape(s);
         let led: Vec<PeerStatus> = self.operator.leaders().filter(wanted).cloned().collect();
         if led.is_empty() {
             return;
@@ -607,8 +613,7 @@ impl World {
 
     /// A store that misses a merge has to be brought up by log or by snapshot. It may hear of it from others before its
     /// peer of the target does (traps T10, T16), or of the merge before it has what the source, led by that store, wrote
-    /// last (traps T13, T14).
-    /// Says in how many microseconds the merge may begin.
+    /// last (traps T13, T14). Says in how many microseconds the merge may begin.
     fn disturb_merge(&mut self, target: &PeerStatus, leads: StoreId) -> u64 {
         let others = target.region.peers.iter().filter(|p| p.id != target.peer.id && p.store != leads);
         let stores: Vec<StoreId> = others.map(|p| p.store).filter(|id| self.hosts.contains_key(id)).collect();
