@@ -217,6 +217,11 @@ impl Clients {
         }
     }
 
+    /// A client forgets who leads what.
+    pub(super) fn forget_routes(&mut self, client: usize) {
+        self.list[client].routes = Routes::default();
+    }
+
     /// A name for a call.
     pub fn next_call(&mut self) -> CallId {
         self.next_call += 1;
@@ -333,7 +338,7 @@ impl World {
             None => clients.draw_wish(client),
         };
         if clients.rng.chance(self.profile.forget_percent, 100) {
-            clients.list[client].routes = Routes::default();
+            clients.forget_routes(client);
         }
         let plan = RetryPlan::new(wish.class(), POLICY, clients.rng.next_u64());
         let (called, began_us) = (clients.next_order(), self.global.now_us());

@@ -472,8 +472,14 @@ impl World {
     // ---- regions ----
 
     fn disturb_region(&mut self, fault: Fault) {
-        let splittable = |s: &&PeerStatus| s.region.space == Space::User && s.region.id != RegionId::SENTINEL;
-        let wanted = |s: &&PeerStatus| fault != Fault::Split || splittable(s);
+        let any = match fault {
+            Fault::Split => false,
+            Fault::Merge => self.nemesis.rng.chance(1, 10),
+            _ => true,
+        };
+        let changes_shape =
+            |s: &PeerStatus| s.region.space == Space::User && s.region.id != RegionId::SENTINEL;
+        let wanted = |s: &&PeerStatus| any || changes_shape(s);
         let led: Vec<PeerStatus> = self.operator.leaders().filter(wanted).cloned().collect();
         if led.is_empty() {
             return;
@@ -485,6 +491,7 @@ impl World {
                 // The children may live elsewhere before the parent's leader has applied the split (trap T4).
                 if self.nemesis.rng.chance(2, 3) {
                     self.stall_apply(status.peer.store);
+                    self.send_newcomers();
                 }
             }
             Fault::Move if self.hosts.len() > self.profile.replicas && self.nemesis.rng.chance(1, 3) => {
@@ -527,6 +534,27 @@ impl World {
         self.plan_turns(leader, now);
     }
 
+    /// Some clients soon ask anew who leads what, while the others go on with what they know. A leader that nobody asks
+    /// takes no lease.
+    fn send_newcomers(&mut self) {
+        for after in [500_000, 1_000_000, 1_800_000, 2_600_000] {
+            let after = after + self.nemesis.rng.below(500_000);
+            self.plan(after, Event::Newcomers);
+        }
+    }
+
+    /// Every second client, more or less, begins without routes.
+    pub(super) fn newcomers(&mut self) {
+        if !self.nemesis.active {
+            return;
+        }
+        let clients = 0..self.profile.clients;
+        let new: Vec<usize> = clients.filter(|_| self.nemesis.rng.chance(1, 2)).collect();
+        let now = self.now_us();
+        self.trace.note(now, &[49, new.len() as u64], || format!("clients {new:?} forget all routes"));
+        new.into_iter().for_each(|client| self.clients.forget_routes(client));
+    }
+
     fn split(&mut self, status: &PeerStatus) {
         let range = &status.region.range;
         let inside = |key: &Bytes| range.contains(key) && *key > range.start;
@@ -555,37 +583,57 @@ impl World {
             return;
         }
         let source = (*self.nemesis.rng.pick(&sources)).clone();
+        let mut leads = source.peer.store;
         if source.peer.store == target.peer.store && self.nemesis.rng.chance(2, 3) {
             // Often one store leads both, and then nobody leads the source who does not know what became of it.
             let others = source.region.peers.iter().filter(|p| p.id != source.peer.id);
             let others: Vec<Peer> = others.copied().collect();
             if !others.is_empty() {
-                let to = self.nemesis.rng.pick(&others).id;
-                self.administer(&source, AdminCommand::TransferLeader(to));
+                let to = *self.nemesis.rng.pick(&others);
+                leads = to.store;
+                self.administer(&source, AdminCommand::TransferLeader(to.id));
             }
         }
-        self.administer(target, AdminCommand::Merge(Box::new((*source.region).clone())));
-        self.disturb_merge(target);
+        let after = self.disturb_merge(target, leads);
+        self.plan(after, Event::Merge(target.region.id, source.region.id));
+        self.send_newcomers();
+    }
+
+    /// A region is asked to take over another one, if both have leaders.
+    pub(super) fn ask_to_merge(&mut self, target: RegionId, source: RegionId) {
+        let (Some(target), Some(source)) = (self.operator.leader_of(target), self.operator.leader_of(source))
+        else {
+            return;
+        };
+        let (target, source) = (target.clone(), (*source.region).clone());
+        if self.nemesis.active {
+            self.administer(&target, AdminCommand::Merge(Box::new(source)));
+        }
     }
 
     /// A store that misses a merge has to be brought up by log or by snapshot. It may hear of it from others before its
-    /// peer of the target does (traps T10, T16).
-    fn disturb_merge(&mut self, target: &PeerStatus) {
-        let others = target.region.peers.iter().filter(|p| p.id != target.peer.id);
+    /// peer of the target does (traps T10, T16), or of the merge before it has what the source, led by that store, wrote
+    /// last (traps T13, T14). Says in how many microseconds the merge may begin.
+    fn disturb_merge(&mut self, target: &PeerStatus, leads: StoreId) -> u64 {
+        let others = target.region.peers.iter().filter(|p| p.id != target.peer.id && p.store != leads);
         let stores: Vec<StoreId> = others.map(|p| p.store).filter(|id| self.hosts.contains_key(id)).collect();
         if stores.is_empty() {
-            return;
+            return 0;
         }
         let store = *self.nemesis.rng.pick(&stores);
-        match self.nemesis.rng.below(6) {
-            0 => self.cut(store, false),
-            1 => self.strike_down(store, false),
-            2 => {
-                let for_us = 1_000_000 + self.nemesis.rng.below(5_000_000);
-                self.estrange((target.peer.store, store), for_us);
+        let for_us = 1_000_000 + self.nemesis.rng.below(5_000_000);
+        match self.nemesis.rng.below(8) {
+            0 | 1 => self.cut(store, false),
+            2 => self.strike_down(store, false),
+            3 => self.estrange((target.peer.store, store), for_us),
+            4..=6 => {
+                self.network.swallow(leads, store);
+                self.estrange((leads, store), for_us);
+                return self.nemesis.rng.range(20_000..200_000);
             }
             _ => {}
         }
+        0
     }
 
     /// Adds a learner, removes one, demotes a voter (placement brings a new one), or swaps two in one joint step.

@@ -113,6 +113,8 @@ pub struct Network {
     profile: NetProfile,
     /// Directions `(from, to)` that carry nothing.
     cut: BTreeSet<(StoreId, StoreId)>,
+    /// Those of them whose senders are never told so.
+    silent: BTreeSet<(StoreId, StoreId)>,
     /// How much longer directions take.
     slow_us: BTreeMap<(StoreId, StoreId), u64>,
     /// When the last frame of `(from, to, worker)` arrives.
@@ -131,6 +133,7 @@ impl Network {
             rng,
             profile,
             cut: BTreeSet::new(),
+            silent: BTreeSet::new(),
             slow_us: BTreeMap::new(),
             lanes: BTreeMap::new(),
             streams: BTreeMap::new(),
@@ -143,6 +146,12 @@ impl Network {
     /// Cuts the direction `from` → `to`.
     pub fn cut(&mut self, from: StoreId, to: StoreId) {
         self.cut.insert((from, to));
+    }
+
+    /// Cuts the direction `from` → `to`, and its sender never learns what got lost.
+    pub fn swallow(&mut self, from: StoreId, to: StoreId) {
+        self.cut(from, to);
+        self.silent.insert((from, to));
     }
 
     /// Makes the direction `from` → `to` slower.
@@ -158,6 +167,7 @@ impl Network {
     /// Mends everything.
     pub fn mend(&mut self) {
         self.cut.clear();
+        self.silent.clear();
         self.slow_us.clear();
     }
 
@@ -192,7 +202,7 @@ impl Network {
     ) -> Vec<(u64, Delivery)> {
         let lost = self.is_cut(from, to) || self.rng.chance(self.loss_permille, 1_000);
         if lost {
-            if self.rng.chance(1, 4) {
+            if !self.silent.contains(&(from, to)) && self.rng.chance(1, 4) {
                 return vec![(now_us + self.delay_us(), Delivery::Unreachable { to: from, peer: to })];
             }
             return Vec::new();

@@ -9,7 +9,7 @@ use flotilla_engine::Prng;
 use flotilla_proto::flotilla as pb;
 use flotilla_proto::flotilla::snapshot_chunk::Part;
 use flotilla_raftstore::{SnapshotEvent, StreamId};
-use flotilla_region::StoreId;
+use flotilla_region::{RegionId, StoreId};
 use prost::Message;
 
 use super::clients::{ClientEvent, Clients};
@@ -54,6 +54,10 @@ pub enum Event {
     Nemesis,
     /// A process starts again.
     Restart(StoreId),
+    /// A region is to take over another one.
+    Merge(RegionId, RegionId),
+    /// Some clients begin anew.
+    Newcomers,
     /// All cuts of the network are mended.
     Mend,
     /// A leader's store comes nearer to a relapse of its support, by these voters' stores.
@@ -232,6 +236,8 @@ impl World {
             Event::Operate => self.operate(),
             Event::Nemesis => self.strike(),
             Event::Restart(store) => self.start(store),
+            Event::Merge(target, source) => self.ask_to_merge(target, source),
+            Event::Newcomers => self.newcomers(),
             Event::Mend => self.network.mend(),
             Event::Relapse(leader, others) => self.relapse(leader, others),
             Event::RepairDisk(store) => self.repair_disk(store),
