@@ -75,6 +75,9 @@ endif
 else ifneq ($(filter $(BENCH),$(PROCESS_BENCHES)),)
 bench: $(ROCKSDB)
 	@$(WITH_ENV) cargo bench --locked --package flotilla-bench --bench in_process -- $(BENCH) $(BENCH_FLAGS)
+else ifeq ($(BENCH),raft_core)
+bench: $(ROCKSDB)
+	@$(WITH_ENV) cargo bench --locked --package flotilla-bench --bench raft_core -- $(BENCH_FLAGS)
 else
 bench:
 	@echo "make bench BENCH=NAME [BENCH_FLAGS=--quick]; bench/results/README.md shows results"
@@ -87,5 +90,6 @@ bench:
 	@echo "  restart        from the start of a store, and of all, to service         10 minutes"
 	@echo "  slowdisk       one disk of three with slow syncs                         3 minutes"
 	@echo "  amplification  bytes to disks for each byte of clients, syncs            4 minutes"
+	@echo "  raft_core      the consensus core beside TiKV's crate raft 0.7           3 minutes"
 	@echo "  changes        what clients see of splits, merges and transfers          5 minutes"
 endif

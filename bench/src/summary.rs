@@ -4,8 +4,6 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
-
 use crate::plot::{distinct, short};
 use crate::report::{Figure, Report};
 
@@ -29,29 +27,14 @@ pub fn readme(folder: &Path) -> Result<String, String> {
         names.extend(name.strip_suffix(".json").map(str::to_string));
     }
     names.sort();
-    let (mut tables, mut others) = (String::new(), String::new());
+    let mut tables = String::new();
     for name in names {
         let path = folder.join(format!("{name}.json"));
         let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        match serde_json::from_str::<Report>(&text) {
-            Ok(report) => section(&mut tables, &report),
-            Err(_) => other(&mut others, &name, &text),
-        }
+        let report = serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+        section(&mut tables, &report);
     }
-    Ok(format!("{HEAD}{tables}{others}"))
-}
-
-/// A result of another form: where it comes from.
-fn other(out: &mut String, name: &str, text: &str) {
-    let value: Value = serde_json::from_str(text).unwrap_or_default();
-    let of = |key: &str| value["origin"][key].as_str().unwrap_or("?").to_string();
-    let cpu = value["origin"]["machine"]["cpu"].as_str().unwrap_or("?");
-    let _ = writeln!(
-        out,
-        "\n## {name}\n[{name}.json]({name}.json), commit {}, {cpu}: `{}`",
-        of("commit"),
-        of("command")
-    );
+    Ok(format!("{HEAD}{tables}"))
 }
 
 fn section(out: &mut String, report: &Report) {
@@ -113,10 +96,11 @@ mod tests {
         report.add("ours", 64, "rate", 12_345.0, "ops/s");
         report.add("theirs", 256, "rate", 2.5, "ops/s");
         report.write(folder.path()).expect("it is written");
-        fs::write(folder.path().join("two.json"), "{\"origin\": {\"commit\": \"abc\"}}").expect("a file");
         let text = readme(folder.path()).expect("it is made");
         assert!(text.contains("| rate (ops/s), by clients | ours | theirs |\n|---|---:|---:|\n"), "{text}");
         assert!(text.contains("| 64 | 12.3k | – |\n| 256 | – | 2.5 |"), "{text}");
-        assert!(text.contains("With keys 10.") && text.contains("## two\n[two.json]"), "{text}");
+        assert!(text.contains("With keys 10."), "{text}");
+        fs::write(folder.path().join("two.json"), "{}").expect("a file");
+        assert!(readme(folder.path()).is_err_and(|why| why.contains("two.json")), "no result of ours");
     }
 }

@@ -4,19 +4,18 @@
 //! options on both sides. Rounds alternate between the two, so that what else the machine does hits both alike;
 //! times are CPU times of the thread. Printed are the medians of the rounds, and the median of the rounds' ratios.
 //!
-//! `cargo bench -p flotilla-bench --bench raft_core -- --seconds 2 --rounds 5`
+//! `cargo bench -p flotilla-bench --bench raft_core -- --quick`
 
 mod core;
 mod memory;
 mod ours;
 mod raft_rs;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use flotilla_bench::report::{self, Origin};
-use serde::Serialize;
+use flotilla_bench::options::Options as Common;
+use flotilla_bench::report::{Report, median};
 
 use crate::core::{Core, Group, Options, PEERS, Wire, cpu_time};
 use crate::ours::Flotilla;
@@ -35,91 +34,69 @@ const HEARTBEAT_TICKS: usize = 2;
 #[derive(Debug, Parser)]
 #[command(name = "raft_core")]
 struct Args {
-    /// CPU seconds of each measurement, on each side, in each round
-    #[arg(long, default_value_t = 1.0)]
-    seconds: f64,
-    /// Rounds, each of which measures both sides
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    #[command(flatten)]
+    options: Common,
+    /// CPU seconds of each measurement, on each side, in each round [default: 0.5, quick 0.1]
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Rounds, each of which measures both sides [default: 7, quick 1]
+    #[arg(long)]
+    rounds: Option<usize>,
     /// Proposals of 256 bytes at a time
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 256])]
     batches: Vec<usize>,
-    /// Idle groups of three peers
-    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000])]
+    /// Idle groups of three peers [default: 1000,10000,100000; quick 1000]
+    #[arg(long, value_delimiter = ',')]
     groups: Vec<usize>,
-    /// Write the results as JSON
-    #[arg(long)]
-    out: Option<PathBuf>,
     /// Passed by cargo; means nothing
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// Medians of one measurement.
-#[derive(Clone, Debug, Serialize)]
-struct Pair {
-    /// What was measured.
-    name: String,
-    /// Unit of both sides.
-    unit: &'static str,
-    /// `flotilla-raft`.
-    flotilla: f64,
-    /// The crate `raft`.
-    raft_rs: f64,
-    /// How much better this project is: quotient of the two, the greater the better.
-    advantage: f64,
-    /// Each round's quotient.
-    rounds: Vec<f64>,
-}
-
-/// What the JSON file holds.
-#[derive(Debug, Serialize)]
-struct Results {
-    origin: Origin,
-    raft_rs_version: &'static str,
-    /// Of the last 1, 5 and 15 minutes, before and after.
-    load_average_before: String,
-    load_average_after: String,
-    proposal_bytes: usize,
-    proposals: Vec<Pair>,
-    idle: Vec<Pair>,
-    memory: Vec<Pair>,
+/// What is measured how often.
+struct Plan {
+    seconds: f64,
+    rounds: usize,
+    batches: Vec<usize>,
+    groups: Vec<usize>,
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    if args.rounds == 0 || args.seconds <= 0.0 || args.batches.contains(&0) || args.groups.contains(&0) {
-        eprintln!("raft_core: --seconds, --rounds, --batches and --groups must be positive");
-        return ExitCode::FAILURE;
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("raft_core: {reason}");
+            ExitCode::FAILURE
+        }
     }
-    let load_average_before = load_average();
-    println!("load average {load_average_before}");
-    println!("{:<58} {:>11} {:>11}  better by", "", "flotilla", "raft 0.7");
-    let results = Results {
-        origin: origin(),
-        raft_rs_version: "0.7",
-        load_average_before,
-        proposal_bytes: PROPOSAL_BYTES,
-        proposals: measure_proposals(&args),
-        idle: measure_idle(&args),
-        memory: measure_memory(),
-        load_average_after: load_average(),
-    };
-    println!("load average {}", results.load_average_after);
-    if let Some(path) = &args.out
-        && let Err(error) = report::write_json(path, &results)
-    {
-        eprintln!("raft_core: {error}");
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
 }
 
-/// As this was started by cargo, whose path to the binary says nothing.
-fn origin() -> Origin {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let command = format!("cargo bench -p flotilla-bench --bench raft_core -- {}", arguments.join(" "));
-    Origin { command, ..Origin::here() }
+fn run(args: &Args) -> Result<(), String> {
+    let options = &args.options;
+    let plan = Plan {
+        seconds: args.seconds.unwrap_or(options.pick(0.5, 0.1)),
+        rounds: args.rounds.unwrap_or(options.pick(7, 1)),
+        batches: args.batches.clone(),
+        groups: options.pick_list(&args.groups, &[1_000, 10_000, 100_000], &[1_000]),
+    };
+    if plan.rounds == 0 || plan.seconds <= 0.0 || plan.batches.contains(&0) || plan.groups.contains(&0) {
+        return Err("--seconds, --rounds, --batches and --groups must be positive".into());
+    }
+    let title =
+        "The consensus core beside the crate raft 0.7 of TiKV, the same work and options on both sides";
+    let mut report = options.report("raft_core", title, "size");
+    report.setting("rounds", plan.rounds);
+    report.setting("CPU seconds of each measurement", plan.seconds);
+    report.setting("bytes of a proposal", PROPOSAL_BYTES);
+    report.note(format!("load average before: {}", load_average()));
+    report.note("times are CPU times of the one thread; advantages are medians of the rounds' quotients");
+    report
+        .note("proposals by how many are made at a time, ticks by the number of idle groups of three peers");
+    measure_proposals(&plan, &mut report);
+    measure_idle(&plan, &mut report);
+    measure_memory(&mut report);
+    report.note(format!("load average after: {}", load_average()));
+    options.write(&report)
 }
 
 fn load_average() -> String {
@@ -127,36 +104,13 @@ fn load_average() -> String {
     text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
-fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
-}
-
-impl Pair {
-    /// From rounds of (flotilla, raft-rs). `more_is_better` decides which way the quotient goes.
-    fn new(name: String, unit: &'static str, more_is_better: bool, rounds: &[(f64, f64)]) -> Self {
-        let quotient =
-            |(ours, theirs): &(f64, f64)| if more_is_better { ours / theirs } else { theirs / ours };
-        let quotients: Vec<f64> = rounds.iter().map(quotient).collect();
-        let pair = Self {
-            name,
-            unit,
-            flotilla: median(rounds.iter().map(|round| round.0)),
-            raft_rs: median(rounds.iter().map(|round| round.1)),
-            advantage: median(quotients.iter().copied()),
-            rounds: quotients,
-        };
-        println!(
-            "{:<58} {:>11.0} {:>11.0}  {:.2} times",
-            format!("{} ({})", pair.name, pair.unit),
-            pair.flotilla,
-            pair.raft_rs,
-            pair.advantage
-        );
-        pair
-    }
+/// Adds medians of rounds of (flotilla, raft-rs), and by how much the former is better.
+fn add(report: &mut Report, at: &str, metric: &str, unit: &str, rounds: &[(f64, f64)]) {
+    let is_rate = unit.ends_with("/s");
+    let advantage = |(ours, theirs): &(f64, f64)| if is_rate { ours / theirs } else { theirs / ours };
+    report.add("flotilla", at, metric, median(rounds.iter().map(|round| round.0).collect()), unit);
+    report.add("raft-rs", at, metric, median(rounds.iter().map(|round| round.1).collect()), unit);
+    report.add("advantage, times", at, metric, median(rounds.iter().map(advantage).collect()), unit);
 }
 
 /// Proposals a second that all three peers applied.
@@ -197,24 +151,21 @@ fn proposals_per_second<C: Core>(options: Options, batch: usize, seconds: f64) -
     proposed as f64 / elapsed
 }
 
-fn measure_proposals(args: &Args) -> Vec<Pair> {
-    let mut pairs = Vec::new();
+fn measure_proposals(plan: &Plan, report: &mut Report) {
     for is_batched in [false, true] {
         let options = Options { is_batched, heartbeat_ticks: HEARTBEAT_TICKS };
-        let name = if is_batched { "batch_append, skip_bcast_commit" } else { "defaults" };
-        for &batch in &args.batches {
+        let name = if is_batched { "batch_append and skip_bcast_commit" } else { "defaults" };
+        for &batch in &plan.batches {
             let round = |_| {
                 (
-                    proposals_per_second::<Flotilla>(options, batch, args.seconds),
-                    proposals_per_second::<RaftRs>(options, batch, args.seconds),
+                    proposals_per_second::<Flotilla>(options, batch, plan.seconds),
+                    proposals_per_second::<RaftRs>(options, batch, plan.seconds),
                 )
             };
-            let rounds: Vec<(f64, f64)> = (0..args.rounds).map(round).collect();
-            let name = format!("{batch} at a time, {name}");
-            pairs.push(Pair::new(name, "proposals/s", true, &rounds));
+            let rounds: Vec<(f64, f64)> = (0..plan.rounds).map(round).collect();
+            add(report, &batch.to_string(), &format!("proposals, {name}"), "proposals/s", &rounds);
         }
     }
-    pairs
 }
 
 /// Idle groups that are ticked in turn.
@@ -249,38 +200,36 @@ impl<C: Core> Idle<C> {
     }
 }
 
-fn measure_idle(args: &Args) -> Vec<Pair> {
-    let mut pairs = Vec::new();
+fn measure_idle(plan: &Plan, report: &mut Report) {
     for heartbeat_ticks in [2, 10] {
         let options = Options { is_batched: false, heartbeat_ticks };
-        for &count in &args.groups {
+        for &count in &plan.groups {
             let (mut ours, mut theirs) =
                 (Idle::<Flotilla>::new(count, options), Idle::<RaftRs>::new(count, options));
             let round = |_| {
                 (
-                    ours.nanos_per_tick(heartbeat_ticks, args.seconds),
-                    theirs.nanos_per_tick(heartbeat_ticks, args.seconds),
+                    ours.nanos_per_tick(heartbeat_ticks, plan.seconds),
+                    theirs.nanos_per_tick(heartbeat_ticks, plan.seconds),
                 )
             };
-            let rounds: Vec<(f64, f64)> = (0..args.rounds).map(round).collect();
-            let name = format!("tick of one of {count} groups, heartbeat every {heartbeat_ticks}");
-            pairs.push(Pair::new(name, "ns", false, &rounds));
+            let rounds: Vec<(f64, f64)> = (0..plan.rounds).map(round).collect();
+            let metric = format!("tick of a group, heartbeat every {heartbeat_ticks}");
+            add(report, &count.to_string(), &metric, "ns", &rounds);
         }
     }
-    pairs
 }
 
-fn measure_memory() -> Vec<Pair> {
+fn measure_memory(report: &mut Report) {
     let options = Options { is_batched: false, heartbeat_ticks: HEARTBEAT_TICKS };
     let (our_leader, our_follower) = memory::quiet_peers::<Flotilla>(options);
     let (their_leader, their_follower) = memory::quiet_peers::<RaftRs>(options);
     let ours = memory::new_peer::<Flotilla>(options);
     let theirs = memory::new_peer::<RaftRs>(options);
-    [
+    for (name, ours, theirs) in [
         ("idle follower after 300 entries", our_follower, their_follower),
         ("idle leader after 300 entries", our_leader, their_leader),
         ("new follower", ours, theirs),
-    ]
-    .map(|(name, ours, theirs)| Pair::new(name.to_string(), "bytes", false, &[(ours as f64, theirs as f64)]))
-    .to_vec()
+    ] {
+        add(report, name, "memory of a peer", "bytes", &[(ours as f64, theirs as f64)]);
+    }
 }
