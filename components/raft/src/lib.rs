@@ -28,17 +28,18 @@
 //! node.campaign()?;
 //! for step in 0..3 {
 //!     while node.has_ready() {
-//!         let ready = node.ready();
+//!         let mut ready = node.ready();
 //!         let storage = node.storage_mut();
 //!         storage.append(&mut ready.entries);
 //!         if let Some(hard_state) = ready.hard_state {
 //!             storage.set_hard_state(hard_state);
 //!         }
 //!         // A real owner syncs here if `ready.must_sync`, then sends `ready.messages`.
-//!         for entry in ready.committed_entries {
+//!         for entry in ready.committed_entries.drain(..) {
 //!             applied.push(entry.data);
 //!         }
 //!         node.advance();
+//!         node.recycle(ready);
 //!     }
 //!     if step == 0 {
 //!         node.propose(Bytes::from_static(b"hello"))?;
