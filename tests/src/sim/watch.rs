@@ -169,6 +169,6 @@ impl World {
             }
         }
         let host = self.rng.pick(&ids);
-        self.watch.logs.check(*host, &*self.hosts[host].engine, false)
+        self.watch.logs.check_news(*host, &self.hosts[host].engine)
     }
 }

@@ -300,3 +300,63 @@ fn files_are_counted_until_they_are_ingested_or_dropped() {
     engine.ingest(vec![finished]).unwrap();
     assert_eq!(engine.files(), 0);
 }
+
+fn log_news(engine: &MemEngine) -> String {
+    let mut pairs = String::new();
+    let mut visit = |key: &[u8], value: &[u8]| {
+        pairs.push_str(&format!("{}{} ", key.escape_ascii(), value.escape_ascii()));
+        true
+    };
+    match engine.log_scan_news((b"a", b"z"), &mut visit) {
+        Ok(()) => pairs,
+        Err(_) => format!("{pairs}failed"),
+    }
+}
+
+#[test]
+fn news_of_the_log_are_what_was_set_since_the_last_look() {
+    let engine = MemEngine::new(1);
+    for key in ["c", "b"] {
+        engine.log_write(&batch(key)).unwrap();
+    }
+    engine.log_sync().unwrap();
+    assert_eq!(log_news(&engine), "b1 c1 ");
+    assert_eq!(log_news(&engine), "");
+    let mut next = batch("z");
+    for key in [b"d", b"b", b"a"] {
+        next.put(key, b"2");
+    }
+    next.delete(b"d");
+    next.delete(b"c");
+    next.put(b"b", b"3");
+    engine.log_write(&next).unwrap();
+    assert_eq!(log_news(&engine), "a2 b3 ");
+    engine.crash_with(&CrashPlan { log_kept: vec![], data_kept: 0 });
+    assert_eq!(log_news(&engine), "b1 c1 ", "an older value is back");
+    assert_eq!(log_news(&engine.clone_disk(2)), "b1 c1 ");
+    engine.wipe();
+    engine.log_write(&batch("b")).unwrap();
+    assert_eq!(log_news(&engine), "b1 ");
+}
+
+#[test]
+fn a_look_at_the_log_that_sees_less_makes_no_later_one_see_less() {
+    let engine = MemEngine::new(1);
+    for key in ["a", "b", "c"] {
+        engine.log_write(&batch(key)).unwrap();
+    }
+    engine.log_scan_news((b"a", b"z"), &mut |_, _| false).unwrap();
+    assert_eq!(log_news(&engine), "a1 b1 c1 ");
+    engine.log_write(&batch("d")).unwrap();
+    engine.set_faults(Faults::none().fail(Call::LogRead, Fault { kind: FaultKind::Io, after: 0, times: 1 }));
+    assert_eq!(log_news(&engine), "failed");
+    assert_eq!(log_news(&engine), "d1 ");
+    engine.log_write(&batch("d")).unwrap();
+    engine.rot_log(b"b");
+    assert_eq!(log_news(&engine), "a1 failed");
+    assert_eq!(log_news(&engine), "a1 failed");
+    let mut next = WriteBatch::new();
+    next.delete(b"b");
+    engine.log_write(&next).unwrap();
+    assert_eq!(log_news(&engine), "a1 c1 d1 ");
+}
