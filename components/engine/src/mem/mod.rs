@@ -185,6 +185,17 @@ impl MemEngine {
         self.shared.lock().files
     }
 
+    /// As [`Engine::snapshot`], for visitors that do not call the engine: its scans copy nothing and hold the disk.
+    pub fn snapshot_in_place(&self) -> Arc<dyn EngineSnapshot> {
+        Arc::new(self.view(true))
+    }
+
+    fn view(&self, in_place: bool) -> MemSnapshot {
+        let mut disk = self.shared.lock();
+        disk.snapshots += 1;
+        MemSnapshot { shared: Arc::clone(&self.shared), at: disk.data.pin(), in_place }
+    }
+
     /// Damages a record of `data`: whatever reads it from now on fails, in this life and in later ones.
     pub fn rot(&self, key: &[u8]) {
         self.shared.lock().rotten.0.insert(Bytes::copy_from_slice(key));
@@ -426,6 +437,24 @@ impl Disk {
         Ok(self.data.get(key, at))
     }
 
+    fn scan_in_place(
+        &self,
+        (start, end): (&[u8], &[u8]),
+        reverse: bool,
+        at: Sequence,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<()> {
+        if start >= end {
+            return Ok(());
+        }
+        let mut damage = Ok(());
+        self.data.visit((Bound::Included(start), Bound::Excluded(end)), reverse, at, |key, value| {
+            damage = self.check_readable(key);
+            damage.is_ok() && visit(key, value)
+        });
+        damage
+    }
+
     fn check_readable(&self, key: &[u8]) -> Result<()> {
         check_sound(&self.rotten.0, key)?;
         self.faults.check_readable(key)
@@ -503,9 +532,7 @@ impl Engine for MemEngine {
     }
 
     fn snapshot(&self) -> Arc<dyn EngineSnapshot> {
-        let mut disk = self.shared.lock();
-        disk.snapshots += 1;
-        Arc::new(MemSnapshot { shared: Arc::clone(&self.shared), at: disk.data.pin() })
+        Arc::new(self.view(false))
     }
 
     fn sst_writer(&self) -> Result<Box<dyn SstWriter>> {
@@ -561,6 +588,8 @@ impl Engine for MemEngine {
 struct MemSnapshot {
     shared: Arc<Mutex<Disk>>,
     at: Sequence,
+    /// Scans visit under the lock.
+    in_place: bool,
 }
 
 impl Drop for MemSnapshot {
@@ -578,7 +607,12 @@ impl MemSnapshot {
         reverse: bool,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<()> {
-        self.shared.lock().call(Call::Read).map_err(|kind| kind.error(Call::Read))?;
+        let mut disk = self.shared.lock();
+        disk.call(Call::Read).map_err(|kind| kind.error(Call::Read))?;
+        if self.in_place {
+            return disk.scan_in_place(bounds, reverse, self.at, visit);
+        }
+        drop(disk);
         let read = |bounds: (Bound<&[u8]>, Bound<&[u8]>)| {
             Ok(self.shared.lock().data.chunk(bounds, reverse, self.at, SCAN_CHUNK))
         };

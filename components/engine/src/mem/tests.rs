@@ -30,6 +30,49 @@ fn data_keys(engine: &MemEngine) -> String {
     keys
 }
 
+/// What a scan meets, and whether it fails.
+fn met(
+    view: &dyn EngineSnapshot,
+    (start, end): (&[u8], &[u8]),
+    reverse: bool,
+    limit: usize,
+) -> (Vec<Bytes>, bool) {
+    let mut keys = Vec::new();
+    let mut visit = |key: &[u8], _: &[u8]| {
+        keys.push(Bytes::copy_from_slice(key));
+        keys.len() < limit
+    };
+    let scanned =
+        if reverse { view.scan_reverse(start, end, &mut visit) } else { view.scan(start, end, &mut visit) };
+    (keys, scanned.is_err())
+}
+
+#[test]
+fn a_view_in_place_shows_what_every_view_shows() {
+    let engine = MemEngine::new(1);
+    let mut pairs = WriteBatch::new();
+    (0..=150u8).for_each(|key| pairs.put(&[key], b"1"));
+    engine.write(&pairs).unwrap();
+    let (copied, in_place) = (engine.snapshot(), engine.snapshot_in_place());
+    let mut later = WriteBatch::new();
+    later.delete(&[3]);
+    engine.write(&later).unwrap();
+    let same = |bounds: (&[u8], &[u8])| {
+        for (reverse, limit) in [(false, 1), (true, 1), (false, 1000), (true, 1000)] {
+            assert_eq!(met(&*copied, bounds, reverse, limit), met(&*in_place, bounds, reverse, limit));
+        }
+    };
+    same((&[2], &[140]));
+    same((&[9], &[9]));
+    same((&[9], &[2]));
+    assert_eq!(met(&*in_place, (&[2], &[140]), false, 1000).0.len(), 138);
+    engine.rot(&[70]);
+    same((&[2], &[140]));
+    assert!(met(&*in_place, (&[2], &[140]), true, 1000).1);
+    engine.set_faults(Faults::none().fail(Call::Read, Fault::always(FaultKind::Io)));
+    same((&[2], &[140]));
+}
+
 fn file(engine: &MemEngine, key: &str) -> SstFile {
     let mut writer = engine.sst_writer().unwrap();
     writer.put(key.as_bytes(), b"1").unwrap();
