@@ -11,6 +11,9 @@ use flotilla_tests::sim::regressions::REGRESSIONS;
 use flotilla_tests::sim::run::{Options, Outcome, run_seed};
 use flotilla_tests::sim::stats::Stats;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// So many seeds together must have done enough of everything.
 const SEEDS_ENOUGH: usize = 20;
 

@@ -1,39 +1,89 @@
 //! Ranges (PITFALLS.md I1): the regions that live on a store's disk are disjoint at every moment, and at rest the
 //! leaders' regions tile the key space.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use flotilla_engine::EngineSnapshot;
 use flotilla_raftstore::RegionState;
 use flotilla_region::{Region, Space, StoreId, keys};
+
+/// Records of regions, as they are on a disk.
+type Records = Vec<Bytes>;
 
 /// The regions that live on a disk.
 ///
 /// # Errors
 /// A record cannot be read.
 pub fn regions_on(view: &dyn EngineSnapshot) -> Result<Vec<Region>, String> {
+    let mut records = Records::new();
+    read_records(view, &mut records)?;
+    decode(&records)
+}
+
+/// Reads all records; keeps those that `records` has already, so that one which did not change is not copied. Returns
+/// whether nothing has changed.
+fn read_records(view: &dyn EngineSnapshot, records: &mut Records) -> Result<bool, String> {
     let (start, end) = keys::region_bounds();
-    let (mut regions, mut damaged) = (Vec::new(), false);
+    let (mut count, mut same) = (0, true);
     let scanned = view.scan(&start, &end, &mut |key, value| {
-        if keys::parse_region_state(key).is_some() {
-            match RegionState::decode(value.to_vec().into()) {
-                Some(RegionState::Normal(region)) => regions.push(region),
-                Some(_) => {}
-                None => damaged = true,
+        if keys::parse_region_state(key).is_none() {
+            return true;
+        }
+        match records.get_mut(count) {
+            Some(record) if record == value => {}
+            Some(record) => (*record, same) = (Bytes::copy_from_slice(value), false),
+            None => {
+                records.push(Bytes::copy_from_slice(value));
+                same = false;
             }
         }
+        count += 1;
         true
     });
-    if damaged || scanned.is_err() {
-        return Err("a region's record cannot be read".into());
+    same &= records.len() == count;
+    records.truncate(count);
+    scanned.map(|()| same).map_err(|_| UNREADABLE.into())
+}
+
+fn decode(records: &Records) -> Result<Vec<Region>, String> {
+    let mut regions = Vec::new();
+    for record in records {
+        match RegionState::decode(record.clone()) {
+            Some(RegionState::Normal(region)) => regions.push(region),
+            Some(_) => {}
+            None => return Err(UNREADABLE.into()),
+        }
     }
     Ok(regions)
 }
 
-/// Checks that no two regions of a disk overlap; returns them.
-///
-/// # Errors
-/// A sentence that names two that do.
-pub fn check_disjoint(store: StoreId, view: &dyn EngineSnapshot) -> Result<Vec<Region>, String> {
-    let regions = regions_on(view)?;
+const UNREADABLE: &str = "a region's record cannot be read";
+
+/// Regions of disks, as they were at the last look.
+#[derive(Default)]
+pub struct Disks {
+    /// A disk that was found to be sound: its records, and the regions in them.
+    sound: BTreeMap<StoreId, (Records, Vec<Region>)>,
+}
+
+impl Disks {
+    /// Checks that no two regions of a disk overlap; returns them. Records that are the same as at the last look hold
+    /// the same regions.
+    ///
+    /// # Errors
+    /// A sentence that names two that do.
+    pub fn check(&mut self, store: StoreId, view: &dyn EngineSnapshot) -> Result<&[Region], String> {
+        let (mut records, mut regions) = self.sound.remove(&store).unwrap_or_default();
+        if !read_records(view, &mut records)? {
+            regions = decode(&records)?;
+            check_disjoint(store, &regions)?;
+        }
+        Ok(&self.sound.entry(store).or_insert((records, regions)).1)
+    }
+}
+
+fn check_disjoint(store: StoreId, regions: &[Region]) -> Result<(), String> {
     for (i, a) in regions.iter().enumerate() {
         for b in &regions[i + 1..] {
             if a.space == b.space && a.range.overlaps(&b.range) {
@@ -44,7 +94,7 @@ pub fn check_disjoint(store: StoreId, view: &dyn EngineSnapshot) -> Result<Vec<R
             }
         }
     }
-    Ok(regions)
+    Ok(())
 }
 
 /// Checks that regions cover the user space without gap or overlap.
@@ -54,7 +104,7 @@ pub fn check_disjoint(store: StoreId, view: &dyn EngineSnapshot) -> Result<Vec<R
 pub fn check_tiling<'a>(regions: impl Iterator<Item = &'a Region>) -> Result<(), String> {
     let mut sorted: Vec<&Region> = regions.filter(|r| r.space == Space::User).collect();
     sorted.sort_by(|a, b| a.range.start.cmp(&b.range.start));
-    let mut expected = Some(bytes::Bytes::new());
+    let mut expected = Some(Bytes::new());
     for region in sorted {
         if expected.as_ref() != Some(&region.range.start) {
             return Err(format!(

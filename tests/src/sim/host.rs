@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use flotilla_engine::{Engine, EngineSnapshot, MemEngine, Prng};
+use flotilla_engine::{EngineSnapshot, MemEngine, Prng};
 use flotilla_placement::{StoreRecord, StoreUuid};
 use flotilla_proto::flotilla as pb;
 use flotilla_raftstore::{
@@ -200,9 +200,9 @@ impl Host {
         self.running.as_ref().map(|running| &running.store)
     }
 
-    /// A view of the disk's data now.
+    /// A view of the disk's data now. What it shows is visited in place: visitors do not call the engine.
     pub fn engine_snapshot(&self) -> Arc<dyn EngineSnapshot> {
-        self.engine.snapshot()
+        self.engine.snapshot_in_place()
     }
 
     /// One turn of a worker at a global moment. Returns whether work is left, when the worker wants its next turn in

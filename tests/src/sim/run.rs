@@ -240,7 +240,7 @@ impl World {
             for region in regions_on(&*view)? {
                 self.watch.replicas.check(host.id, &region, &*view)?;
             }
-            self.watch.logs.check(host.id, &*host.engine, true)?;
+            self.watch.logs.check_at_rest(host.id, &*host.engine)?;
         }
         check_tiling(self.operator.leaders().map(|s| &*s.region))?;
         let forgotten = self

@@ -16,13 +16,16 @@ use crate::check::needless::check_needed;
 use crate::check::positions::Positions;
 use crate::check::promises::Promises;
 use crate::check::replicas::Replicas;
-use crate::check::tiling::{check_disjoint, regions_on};
+use crate::check::tiling::{Disks, regions_on};
 
 /// Longest pause between looks.
 const LOOK_US_MAX: u64 = 40_000;
 
 /// Shapes of one region that leases are asked for.
 const SHAPES_MAX: usize = 4;
+
+/// Shapes of regions, by version.
+type Shapes = BTreeMap<RegionId, BTreeMap<u64, RegionContext>>;
 
 /// What the checkers remember between looks.
 #[derive(Default)]
@@ -40,7 +43,9 @@ pub struct Watch {
     /// Entries on all disks.
     pub logs: LogMatching,
     /// Shapes of regions that were seen, for asking after leases.
-    shapes: BTreeMap<RegionId, BTreeMap<u64, RegionContext>>,
+    shapes: Shapes,
+    /// Regions on all disks.
+    disks: Disks,
     /// Contents by position.
     pub replicas: Replicas,
     /// Looks so far.
@@ -55,18 +60,18 @@ impl Watch {
         self.positions.forget(store);
         self.graves.forget(store);
     }
+}
 
-    fn remember_shape(&mut self, region: &Region) {
-        let shapes = self.shapes.entry(region.id).or_default();
-        if shapes.contains_key(&region.epoch.version) {
-            return;
-        }
-        let (peer, term) = (PeerId::ZERO, Term::ZERO);
-        let context = RegionContext { region: region.id, epoch: region.epoch, peer, term };
-        shapes.insert(region.epoch.version, context);
-        if shapes.len() > SHAPES_MAX {
-            shapes.pop_first();
-        }
+fn remember_shape(shapes: &mut Shapes, region: &Region) {
+    let shapes = shapes.entry(region.id).or_default();
+    if shapes.contains_key(&region.epoch.version) {
+        return;
+    }
+    let (peer, term) = (PeerId::ZERO, Term::ZERO);
+    let context = RegionContext { region: region.id, epoch: region.epoch, peer, term };
+    shapes.insert(region.epoch.version, context);
+    if shapes.len() > SHAPES_MAX {
+        shapes.pop_first();
     }
 }
 
@@ -85,7 +90,7 @@ impl World {
     pub(super) fn check_status(&mut self, store: StoreId, status: &PeerStatus) {
         let region = &status.region;
         let watch = &mut self.watch;
-        watch.remember_shape(region);
+        remember_shape(&mut watch.shapes, region);
         let checked = watch
             .elections
             .check(status)
@@ -161,14 +166,14 @@ impl World {
                 ));
             }
             let view = host.engine_snapshot();
-            let regions = check_disjoint(host.id, &*view)?;
-            regions.iter().for_each(|region| self.watch.remember_shape(region));
+            let regions = self.watch.disks.check(host.id, &*view)?;
+            regions.iter().for_each(|region| remember_shape(&mut self.watch.shapes, region));
             if !regions.is_empty() {
-                let region = self.rng.pick(&regions);
+                let region = self.rng.pick(regions);
                 self.watch.replicas.check(host.id, region, &*view)?;
             }
         }
         let host = self.rng.pick(&ids);
-        self.watch.logs.check(*host, &*self.hosts[host].engine, false)
+        self.watch.logs.check_news(*host, &self.hosts[host].engine)
     }
 }

@@ -80,31 +80,44 @@ pub enum Event {
     Watch,
 }
 
+/// Compared field by field.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Planned {
     at_us: u64,
     /// Drawn: the order of what happens at the same moment is the seed's.
     lot: u64,
     number: u64,
-    event: Event,
+    /// Place of the event among the planned ones.
+    place: usize,
 }
 
-impl PartialEq for Planned {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
+/// Events that are to happen, first things first. The events themselves stay where they are: they are large.
+#[derive(Default)]
+struct Agenda {
+    heap: BinaryHeap<Reverse<Planned>>,
+    events: Vec<Option<Event>>,
+    /// Places of no event.
+    free: Vec<usize>,
+    planned: u64,
+}
+
+impl Agenda {
+    fn plan(&mut self, at_us: u64, lot: u64, event: Event) {
+        self.planned += 1;
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            self.events.len() - 1
+        });
+        self.events[place] = Some(event);
+        self.heap.push(Reverse(Planned { at_us, lot, number: self.planned, place }));
     }
-}
 
-impl Eq for Planned {}
-
-impl PartialOrd for Planned {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Planned {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at_us, self.lot, self.number).cmp(&(other.at_us, other.lot, other.number))
+    /// The next event and its moment, if that is not after `end_us`.
+    fn next(&mut self, end_us: u64) -> Option<(u64, Event)> {
+        self.heap.peek().filter(|Reverse(next)| next.at_us <= end_us)?;
+        let Reverse(next) = self.heap.pop()?;
+        self.free.push(next.place);
+        Some((next.at_us, self.events[next.place].take()?))
     }
 }
 
@@ -116,8 +129,7 @@ pub struct World {
     pub rng: Prng,
     /// Global time.
     pub global: GlobalTime,
-    heap: BinaryHeap<Reverse<Planned>>,
-    planned: u64,
+    agenda: Agenda,
     /// What stores did and nobody has carried out yet.
     pub effects: Effects,
     /// Machines by store id.
@@ -160,8 +172,7 @@ impl World {
             watch: Watch::default(),
             rng,
             global,
-            heap: BinaryHeap::new(),
-            planned: 0,
+            agenda: Agenda::default(),
             effects: Effects::default(),
             hosts,
             machines: 1,
@@ -190,9 +201,8 @@ impl World {
     }
 
     fn plan_at(&mut self, at_us: u64, event: Event) {
-        self.planned += 1;
-        let (lot, number) = (self.rng.next_u64(), self.planned);
-        self.heap.push(Reverse(Planned { at_us, lot, number, event }));
+        let lot = self.rng.next_u64();
+        self.agenda.plan(at_us, lot, event);
     }
 
     /// Ends the run with a violation; the first one counts.
@@ -210,13 +220,9 @@ impl World {
     /// Lets everything happen up to a moment; stops early at a violation.
     pub fn run_until(&mut self, end_us: u64) {
         while self.violation.is_none() {
-            match self.heap.peek() {
-                Some(Reverse(next)) if next.at_us <= end_us => {}
-                _ => break,
-            }
-            let Some(Reverse(next)) = self.heap.pop() else { break };
-            self.global.advance_to(next.at_us);
-            self.dispatch(next.event);
+            let Some((at_us, event)) = self.agenda.next(end_us) else { break };
+            self.global.advance_to(at_us);
+            self.dispatch(event);
             self.carry_out(self.now_us(), usize::MAX);
             let disagreement = self.agreement.lock().expect("one thread").violation().cloned();
             if let Some(what) = disagreement {

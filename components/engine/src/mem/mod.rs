@@ -24,7 +24,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::{Engine, EngineSnapshot, Error, Prng, Result, SstContent, SstFile, SstWriter, WriteBatch};
+use crate::{Engine, EngineSnapshot, Error, Op, Prng, Result, SstContent, SstFile, SstWriter, WriteBatch};
 
 use table::{Sequence, Table};
 
@@ -63,6 +63,9 @@ struct Disk {
     log_unsynced: Vec<WriteBatch>,
     /// Bytes since the last `log_flush`.
     log_bytes: u64,
+    /// Keys of `log` that were set since [`MemEngine::log_scan_news`] last saw everything, in the order of the writes.
+    /// `None`: it has to look at all of them.
+    log_news: Option<Vec<Bytes>>,
     /// The first error of a log write, sync or flush; every later log call fails.
     log_failed: Option<FaultKind>,
     data: Table,
@@ -94,6 +97,9 @@ struct DataStep {
 /// Bytes of unflushed writes at which `data` flushes by itself, so that the model's memory is bounded.
 const DATA_WRITE_BUFFER_BYTES: u64 = 4 << 20;
 
+/// Keys that are worth remembering for [`MemEngine::log_scan_news`].
+const NEWS_MAX: usize = 1 << 16;
+
 impl MemEngine {
     /// An empty disk. Its crashes draw from `seed`.
     pub fn new(seed: u64) -> Arc<Self> {
@@ -104,6 +110,7 @@ impl MemEngine {
             log_durable,
             log_unsynced: Vec::new(),
             log_bytes: 0,
+            log_news: None,
             log_failed: None,
             data,
             data_durable,
@@ -178,6 +185,17 @@ impl MemEngine {
         self.shared.lock().files
     }
 
+    /// As [`Engine::snapshot`], for visitors that do not call the engine: its scans copy nothing and hold the disk.
+    pub fn snapshot_in_place(&self) -> Arc<dyn EngineSnapshot> {
+        Arc::new(self.view(true))
+    }
+
+    fn view(&self, in_place: bool) -> MemSnapshot {
+        let mut disk = self.shared.lock();
+        disk.snapshots += 1;
+        MemSnapshot { shared: Arc::clone(&self.shared), at: disk.data.pin(), in_place }
+    }
+
     /// Damages a record of `data`: whatever reads it from now on fails, in this life and in later ones.
     pub fn rot(&self, key: &[u8]) {
         self.shared.lock().rotten.0.insert(Bytes::copy_from_slice(key));
@@ -208,6 +226,7 @@ impl MemEngine {
         let mut disk = self.shared.lock().clone();
         assert_eq!(disk.snapshots, 0, "a snapshot belongs to one disk");
         disk.prng = Prng::new(seed);
+        disk.log_news = None;
         Arc::new(Self { shared: Arc::new(Mutex::new(disk)) })
     }
 
@@ -232,16 +251,47 @@ impl MemEngine {
         self.shared.lock().skip_log_sync = true;
     }
 
+    /// For checkers that look at the disk again and again: as [`Engine::log_scan`], but passes over pairs that an
+    /// earlier call with these bounds has visited and that are still the same. A crash, a damaged record and a visitor
+    /// that ends the scan make the next call visit everything.
+    ///
+    /// # Errors
+    /// Those of a scan of `[start, end)`.
+    pub fn log_scan_news(
+        &self,
+        (start, end): (&[u8], &[u8]),
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<()> {
+        let news = {
+            let mut disk = self.shared.lock();
+            disk.log_call(Call::LogRead)?;
+            let news = disk.log_news.replace(Vec::new()).filter(|_| disk.rotten.1.is_empty());
+            news.map(|keys| disk.log_pairs(keys, (start, end)))
+        };
+        let mut ended = false;
+        let mut visit = |key: &[u8], value: &[u8]| {
+            ended = !visit(key, value);
+            !ended
+        };
+        let scanned = match news {
+            Some(pairs) => {
+                pairs.iter().all(|(key, value)| visit(key, value));
+                Ok(())
+            }
+            None => self.scan_log((start, end), &mut visit),
+        };
+        if ended || scanned.is_err() {
+            self.shared.lock().log_news = None;
+        }
+        scanned
+    }
+
     fn scan_log(
         &self,
         (start, end): (&[u8], &[u8]),
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<()> {
-        let pin = {
-            let mut disk = self.shared.lock();
-            disk.log_call(Call::LogRead)?;
-            disk.log.pin()
-        };
+        let pin = self.shared.lock().log.pin();
         let read = |bounds: (Bound<&[u8]>, Bound<&[u8]>)| {
             Ok(self.shared.lock().log.chunk(bounds, false, pin, SCAN_CHUNK))
         };
@@ -332,9 +382,33 @@ impl Disk {
         }
     }
 
+    /// Applies a batch to `log`.
+    fn apply_to_log(&mut self, batch: &WriteBatch) {
+        self.log.apply(batch);
+        let Some(news) = &mut self.log_news else { return };
+        for op in batch.iter() {
+            if let Op::Put(key, _) = op {
+                news.push(Bytes::copy_from_slice(key));
+            }
+        }
+        if news.len() > NEWS_MAX {
+            self.log_news = None;
+        }
+    }
+
+    /// Those of `keys` that are in `log` and in `[start, end)`, in order, with their values.
+    fn log_pairs(&self, mut keys: Vec<Bytes>, (start, end): (&[u8], &[u8])) -> Vec<(Bytes, Bytes)> {
+        keys.retain(|key| start <= &key[..] && &key[..] < end);
+        keys.sort_unstable();
+        keys.dedup();
+        let latest = self.log.latest();
+        keys.into_iter().filter_map(|key| self.log.get(&key, latest).map(|value| (key, value))).collect()
+    }
+
     fn crash_log(&mut self, kept: &[bool]) -> (usize, usize) {
         let batches = std::mem::take(&mut self.log_unsynced);
         self.log.roll_back(self.log_durable);
+        self.log_news = None;
         let mut survivors = 0;
         for (batch, _) in batches.iter().zip(kept).filter(|(_, kept)| **kept) {
             self.log.apply(batch);
@@ -363,6 +437,24 @@ impl Disk {
         Ok(self.data.get(key, at))
     }
 
+    fn scan_in_place(
+        &self,
+        (start, end): (&[u8], &[u8]),
+        reverse: bool,
+        at: Sequence,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<()> {
+        if start >= end {
+            return Ok(());
+        }
+        let mut damage = Ok(());
+        self.data.visit((Bound::Included(start), Bound::Excluded(end)), reverse, at, |key, value| {
+            damage = self.check_readable(key);
+            damage.is_ok() && visit(key, value)
+        });
+        damage
+    }
+
     fn check_readable(&self, key: &[u8]) -> Result<()> {
         check_sound(&self.rotten.0, key)?;
         self.faults.check_readable(key)
@@ -375,7 +467,7 @@ impl Engine for MemEngine {
         let refused = disk.log_failed.is_some();
         let outcome = disk.log_call(Call::LogWrite);
         if outcome.is_ok() {
-            disk.log.apply(batch);
+            disk.apply_to_log(batch);
             disk.log_bytes += batch.bytes() as u64;
         }
         // A write that failed may have reached the disk all the same.
@@ -411,6 +503,7 @@ impl Engine for MemEngine {
     }
 
     fn log_scan(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<()> {
+        self.shared.lock().log_call(Call::LogRead)?;
         self.scan_log((start, end), visit)
     }
 
@@ -439,9 +532,7 @@ impl Engine for MemEngine {
     }
 
     fn snapshot(&self) -> Arc<dyn EngineSnapshot> {
-        let mut disk = self.shared.lock();
-        disk.snapshots += 1;
-        Arc::new(MemSnapshot { shared: Arc::clone(&self.shared), at: disk.data.pin() })
+        Arc::new(self.view(false))
     }
 
     fn sst_writer(&self) -> Result<Box<dyn SstWriter>> {
@@ -497,6 +588,8 @@ impl Engine for MemEngine {
 struct MemSnapshot {
     shared: Arc<Mutex<Disk>>,
     at: Sequence,
+    /// Scans visit under the lock.
+    in_place: bool,
 }
 
 impl Drop for MemSnapshot {
@@ -514,7 +607,12 @@ impl MemSnapshot {
         reverse: bool,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<()> {
-        self.shared.lock().call(Call::Read).map_err(|kind| kind.error(Call::Read))?;
+        let mut disk = self.shared.lock();
+        disk.call(Call::Read).map_err(|kind| kind.error(Call::Read))?;
+        if self.in_place {
+            return disk.scan_in_place(bounds, reverse, self.at, visit);
+        }
+        drop(disk);
         let read = |bounds: (Bound<&[u8]>, Bound<&[u8]>)| {
             Ok(self.shared.lock().data.chunk(bounds, reverse, self.at, SCAN_CHUNK))
         };

@@ -146,11 +146,26 @@ impl Table {
         at: Sequence,
         limit: usize,
     ) -> Vec<(Bytes, Bytes)> {
-        let live = self
-            .chains
-            .range::<[u8], _>(bounds)
-            .filter_map(|(key, chain)| Some((key.clone(), chain.at(at)?.clone())));
-        if reverse { live.rev().take(limit).collect() } else { live.take(limit).collect() }
+        let mut pairs = Vec::new();
+        self.visit(bounds, reverse, at, |key, value| {
+            pairs.push((key.clone(), value.clone()));
+            pairs.len() < limit
+        });
+        pairs
+    }
+
+    /// Visits the pairs of a range, in the given direction, until the visitor has seen enough.
+    pub(super) fn visit(
+        &self,
+        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+        reverse: bool,
+        at: Sequence,
+        mut visit: impl FnMut(&Bytes, &Bytes) -> bool,
+    ) {
+        let mut live =
+            self.chains.range::<[u8], _>(bounds).filter_map(|(key, chain)| Some((key, chain.at(at)?)));
+        let more = |(key, value)| visit(key, value);
+        _ = if reverse { live.rev().all(more) } else { live.all(more) };
     }
 
     /// Bytes of keys and values of `[start, end)`.

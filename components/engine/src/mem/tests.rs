@@ -30,6 +30,49 @@ fn data_keys(engine: &MemEngine) -> String {
     keys
 }
 
+/// What a scan meets, and whether it fails.
+fn met(
+    view: &dyn EngineSnapshot,
+    (start, end): (&[u8], &[u8]),
+    reverse: bool,
+    limit: usize,
+) -> (Vec<Bytes>, bool) {
+    let mut keys = Vec::new();
+    let mut visit = |key: &[u8], _: &[u8]| {
+        keys.push(Bytes::copy_from_slice(key));
+        keys.len() < limit
+    };
+    let scanned =
+        if reverse { view.scan_reverse(start, end, &mut visit) } else { view.scan(start, end, &mut visit) };
+    (keys, scanned.is_err())
+}
+
+#[test]
+fn a_view_in_place_shows_what_every_view_shows() {
+    let engine = MemEngine::new(1);
+    let mut pairs = WriteBatch::new();
+    (0..=150u8).for_each(|key| pairs.put(&[key], b"1"));
+    engine.write(&pairs).unwrap();
+    let (copied, in_place) = (engine.snapshot(), engine.snapshot_in_place());
+    let mut later = WriteBatch::new();
+    later.delete(&[3]);
+    engine.write(&later).unwrap();
+    let same = |bounds: (&[u8], &[u8])| {
+        for (reverse, limit) in [(false, 1), (true, 1), (false, 1000), (true, 1000)] {
+            assert_eq!(met(&*copied, bounds, reverse, limit), met(&*in_place, bounds, reverse, limit));
+        }
+    };
+    same((&[2], &[140]));
+    same((&[9], &[9]));
+    same((&[9], &[2]));
+    assert_eq!(met(&*in_place, (&[2], &[140]), false, 1000).0.len(), 138);
+    engine.rot(&[70]);
+    same((&[2], &[140]));
+    assert!(met(&*in_place, (&[2], &[140]), true, 1000).1);
+    engine.set_faults(Faults::none().fail(Call::Read, Fault::always(FaultKind::Io)));
+    same((&[2], &[140]));
+}
+
 fn file(engine: &MemEngine, key: &str) -> SstFile {
     let mut writer = engine.sst_writer().unwrap();
     writer.put(key.as_bytes(), b"1").unwrap();
@@ -299,4 +342,64 @@ fn files_are_counted_until_they_are_ingested_or_dropped() {
     drop(begun);
     engine.ingest(vec![finished]).unwrap();
     assert_eq!(engine.files(), 0);
+}
+
+fn log_news(engine: &MemEngine) -> String {
+    let mut pairs = String::new();
+    let mut visit = |key: &[u8], value: &[u8]| {
+        pairs.push_str(&format!("{}{} ", key.escape_ascii(), value.escape_ascii()));
+        true
+    };
+    match engine.log_scan_news((b"a", b"z"), &mut visit) {
+        Ok(()) => pairs,
+        Err(_) => format!("{pairs}failed"),
+    }
+}
+
+#[test]
+fn news_of_the_log_are_what_was_set_since_the_last_look() {
+    let engine = MemEngine::new(1);
+    for key in ["c", "b"] {
+        engine.log_write(&batch(key)).unwrap();
+    }
+    engine.log_sync().unwrap();
+    assert_eq!(log_news(&engine), "b1 c1 ");
+    assert_eq!(log_news(&engine), "");
+    let mut next = batch("z");
+    for key in [b"d", b"b", b"a"] {
+        next.put(key, b"2");
+    }
+    next.delete(b"d");
+    next.delete(b"c");
+    next.put(b"b", b"3");
+    engine.log_write(&next).unwrap();
+    assert_eq!(log_news(&engine), "a2 b3 ");
+    engine.crash_with(&CrashPlan { log_kept: vec![], data_kept: 0 });
+    assert_eq!(log_news(&engine), "b1 c1 ", "an older value is back");
+    assert_eq!(log_news(&engine.clone_disk(2)), "b1 c1 ");
+    engine.wipe();
+    engine.log_write(&batch("b")).unwrap();
+    assert_eq!(log_news(&engine), "b1 ");
+}
+
+#[test]
+fn a_look_at_the_log_that_sees_less_makes_no_later_one_see_less() {
+    let engine = MemEngine::new(1);
+    for key in ["a", "b", "c"] {
+        engine.log_write(&batch(key)).unwrap();
+    }
+    engine.log_scan_news((b"a", b"z"), &mut |_, _| false).unwrap();
+    assert_eq!(log_news(&engine), "a1 b1 c1 ");
+    engine.log_write(&batch("d")).unwrap();
+    engine.set_faults(Faults::none().fail(Call::LogRead, Fault { kind: FaultKind::Io, after: 0, times: 1 }));
+    assert_eq!(log_news(&engine), "failed");
+    assert_eq!(log_news(&engine), "d1 ");
+    engine.log_write(&batch("d")).unwrap();
+    engine.rot_log(b"b");
+    assert_eq!(log_news(&engine), "a1 failed");
+    assert_eq!(log_news(&engine), "a1 failed");
+    let mut next = WriteBatch::new();
+    next.delete(b"b");
+    engine.log_write(&next).unwrap();
+    assert_eq!(log_news(&engine), "a1 c1 d1 ");
 }
