@@ -18,6 +18,7 @@ fn sleeping_world(seed: u64) -> World {
     profile.stores = 3;
     profile.replicas = 3;
     profile.wipe = false;
+    profile.pre_split = 0;
     let config = &mut profile.config;
     config.placement.replicas = 3;
     config.placement.meta_replicas = 3;
