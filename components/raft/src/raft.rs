@@ -298,30 +298,34 @@ impl<S: Storage> Raft<S> {
         entries.iter().filter(counted).map(|entry| entry.data.len() as u64).sum()
     }
 
-    /// Advances the logical clock, and gives back what the traffic since the last tick left.
-    pub fn tick(&mut self) {
+    /// Gives back the buffers that the traffic since the last tick left.
+    pub fn release_buffers(&mut self) {
         self.log.unstable.release_if_empty();
         self.outbox.now.release_if_empty();
         self.outbox.after_append.release_if_empty();
-        if self.role == Role::Leader {
-            self.tick_leader();
-        } else {
-            self.tick_election();
-        }
     }
 
-    fn tick_election(&mut self) {
+    /// Advances the logical clock. False if nothing but the clock moved.
+    pub fn tick(&mut self) -> bool {
+        if self.role == Role::Leader { self.tick_leader() } else { self.tick_election() }
+    }
+
+    fn tick_election(&mut self) -> bool {
         self.timers.election_elapsed = self.timers.election_elapsed.saturating_add(1);
-        if self.timers.election_elapsed >= self.timers.randomized_election_ticks && self.is_promotable() {
+        let is_due =
+            self.timers.election_elapsed >= self.timers.randomized_election_ticks && self.is_promotable();
+        if is_due {
             self.timers.election_elapsed = 0;
             self.on_hup();
         }
+        is_due
     }
 
-    fn tick_leader(&mut self) {
+    fn tick_leader(&mut self) -> bool {
         self.timers.heartbeat_elapsed += 1;
         self.timers.election_elapsed += 1;
-        if self.timers.election_elapsed >= self.settings.election_ticks {
+        let is_election_over = self.timers.election_elapsed >= self.settings.election_ticks;
+        if is_election_over {
             self.timers.election_elapsed = 0;
             if self.settings.check_quorum {
                 self.check_quorum();
@@ -330,10 +334,13 @@ impl<S: Storage> Raft<S> {
                 self.abort_transfer();
             }
         }
-        if self.role == Role::Leader && self.timers.heartbeat_elapsed >= self.settings.heartbeat_ticks {
+        let is_beat =
+            self.role == Role::Leader && self.timers.heartbeat_elapsed >= self.settings.heartbeat_ticks;
+        if is_beat {
             self.timers.heartbeat_elapsed = 0;
             self.broadcast_heartbeat();
         }
+        is_election_over || is_beat
     }
 
     fn randomize_election_ticks(&mut self) {

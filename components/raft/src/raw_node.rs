@@ -1,8 +1,11 @@
 //! The interface of the crate: one node, driven by its owner.
 
 mod access;
+mod watched;
 
 use bytes::Bytes;
+
+use watched::Watched;
 
 use crate::{
     conf_change::{ConfChangeProposal, ConfChangeV2},
@@ -44,7 +47,7 @@ struct PendingAdvance {
 /// See the crate's documentation for the loop.
 #[derive(Debug)]
 pub struct RawNode<S: Storage> {
-    raft: Raft<S>,
+    raft: Watched<Raft<S>>,
     is_async: bool,
     /// As of the last Ready that had them.
     seen_soft_state: SoftState,
@@ -70,7 +73,7 @@ impl<S: Storage> RawNode<S> {
             own_messages: Vec::new(),
             pending: PendingAdvance::default(),
             spare: None,
-            raft,
+            raft: Watched::new(raft),
         })
     }
 
@@ -105,8 +108,14 @@ impl<S: Storage> RawNode<S> {
 
     /// Advances the logical clock by one tick. Spare buffers of the traffic since the last one are given back.
     pub fn tick(&mut self) {
-        self.spare = None;
-        self.raft.tick();
+        if self.raft.take_used() {
+            self.spare = None;
+            self.raft.maybe_touch(|raft| {
+                raft.release_buffers();
+                false
+            });
+        }
+        self.raft.maybe_touch(Raft::tick);
     }
 
     /// Starts an election now, if this node may.
@@ -235,8 +244,21 @@ impl<S: Storage> RawNode<S> {
         !self.is_async
     }
 
-    /// Whether [`Self::ready`] has work.
+    /// Whether [`Self::ready`] has work. A node that only ticked since it had none is not looked through again: most nodes of
+    /// a process are idle.
     pub fn has_ready(&self) -> bool {
+        if !self.raft.is_touched() {
+            debug_assert!(!self.finds_work(), "work without a touch");
+            return false;
+        }
+        let has_work = self.finds_work();
+        if !has_work {
+            self.raft.rest();
+        }
+        has_work
+    }
+
+    fn finds_work(&self) -> bool {
         let raft = &self.raft;
         !raft.outbox.now.is_empty()
             || !raft.outbox.after_append.is_empty()
@@ -407,7 +429,8 @@ impl<S: Storage> RawNode<S> {
                 Some((_, bytes, _)) => bytes,
                 None => entries_size(&ready.committed_entries),
             };
-            self.raft.log.accept_applying(last.index, bytes, self.applies_unstable());
+            let allow_unstable = self.applies_unstable();
+            self.raft.log.accept_applying(last.index, bytes, allow_unstable);
         }
     }
 
@@ -423,8 +446,10 @@ impl<S: Storage> RawNode<S> {
         for message in &mut own_messages {
             self.raft.step(message).expect("own answers are never refused");
         }
-        own_messages.clear();
-        self.raft.outbox.after_append.reuse(own_messages);
+        if self.spare.is_some() {
+            own_messages.clear();
+            self.raft.outbox.after_append.reuse(own_messages);
+        }
         if pending.last.is_some() || pending.snapshot.is_some() {
             let (index, log_term) = pending.last.unwrap_or_default();
             self.raft.on_append_stored(pending.term, index, log_term, pending.snapshot);
@@ -451,12 +476,12 @@ impl<S: Storage> RawNode<S> {
         committed_entries.clear();
         **self.spare.get_or_insert_default() = Spare { entries, committed: committed_entries };
         messages.clear();
-        let outbox = &mut self.raft.outbox;
+        let raft = &mut *self.raft;
         // Followers mostly answer, leaders mostly tell.
-        if self.raft.role == Role::Leader {
-            outbox.now.reuse(messages);
+        if raft.role == Role::Leader {
+            raft.outbox.now.reuse(messages);
         } else {
-            outbox.after_append.reuse(messages);
+            raft.outbox.after_append.reuse(messages);
         }
     }
 }
