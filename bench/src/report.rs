@@ -53,6 +53,9 @@ impl Origin {
 fn command(mut words: impl Iterator<Item = String>) -> String {
     let program = words.next().unwrap_or_default();
     let name = program.rsplit('/').next().unwrap_or_default();
+    // What cargo adds to the name of a benchmark.
+    let is_hash = |text: &str| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let name = name.rsplit_once('-').filter(|(_, hash)| is_hash(hash)).map_or(name, |(name, _)| name);
     let rest = words.filter(|word| word != "--bench");
     std::iter::once(name.to_string()).chain(rest).collect::<Vec<_>>().join(" ")
 }
@@ -278,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_command_names_no_folders() {
-        let words = ["/x/target/cluster", "ycsb", "--bench", "--quick"].map(str::to_string);
+        let words = ["/x/target/cluster-356e4e884d597668", "ycsb", "--bench", "--quick"].map(str::to_string);
         assert_eq!(command(words.into_iter()), "cluster ycsb --quick");
     }
 }
