@@ -3,7 +3,7 @@
 //! `cargo run -p flotilla-raft --example single_node`
 
 use bytes::Bytes;
-use flotilla_raft::{Config, Entry, Index, MemStorage, PeerId, RawNode, Role};
+use flotilla_raft::{Config, Entry, EntryKind, Index, MemStorage, PeerId, RawNode, Role};
 
 const ME: PeerId = PeerId(1);
 
@@ -18,8 +18,8 @@ impl Words {
     fn apply(&mut self, entries: Vec<Entry>) {
         for entry in entries {
             self.applied = entry.index;
-            // A new leader appends an entry without data.
-            if !entry.data.is_empty() {
+            // Nobody changes the membership here. A new leader appends an entry without data.
+            if entry.kind == EntryKind::Normal && !entry.data.is_empty() {
                 self.words.push(entry.data);
             }
         }
@@ -30,6 +30,7 @@ impl Words {
 fn work(node: &mut RawNode<MemStorage>, state: &mut Words) {
     while node.has_ready() {
         let mut ready = node.ready();
+        assert!(ready.snapshot.is_none() && ready.read_states.is_empty(), "nobody compacts or reads here");
         // 1. Store. A real disk syncs here if `ready.must_sync`.
         let storage = node.storage_mut();
         storage.append(&mut ready.entries);

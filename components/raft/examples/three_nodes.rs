@@ -5,12 +5,15 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use flotilla_raft::{Config, MemStorage, Message, PeerId, RawNode, Role};
+use flotilla_raft::{Config, EntryKind, Index, MemStorage, Message, PeerId, RawNode, ReadState, Role};
 
 /// A peer and what it has applied and read.
 struct Peer {
     node: RawNode<MemStorage>,
     words: Vec<Bytes>,
+    applied: Index,
+    /// Reads whose index is not applied yet.
+    waiting: Vec<ReadState>,
     reads: Vec<Bytes>,
 }
 
@@ -26,7 +29,16 @@ impl Cluster {
         let peer = |id| {
             let config = Config { pre_vote: true, check_quorum: true, ..Config::new(id) };
             let node = RawNode::new(&config, MemStorage::with_voters(ids)).expect("a valid configuration");
-            (id, Peer { node, words: Vec::new(), reads: Vec::new() })
+            (
+                id,
+                Peer {
+                    node,
+                    words: Vec::new(),
+                    applied: Index::ZERO,
+                    waiting: Vec::new(),
+                    reads: Vec::new(),
+                },
+            )
         };
         Self { peers: ids.into_iter().map(peer).collect(), network: VecDeque::new() }
     }
@@ -79,10 +91,16 @@ impl Peer {
                 storage.set_hard_state(hard_state);
             }
             sent.extend(ready.messages);
-            let data = ready.committed_entries.into_iter().map(|entry| entry.data);
+            assert!(ready.snapshot.is_none(), "nobody compacts here");
+            self.applied = ready.committed_entries.last().map_or(self.applied, |last| last.index);
+            let normal = ready.committed_entries.into_iter().filter(|entry| entry.kind == EntryKind::Normal);
+            let data = normal.map(|entry| entry.data);
             self.words.extend(data.filter(|data| !data.is_empty()));
-            // The state now includes every index that these reads wait for: they are served from it.
-            self.reads.extend(ready.read_states.into_iter().map(|read| read.context));
+            self.waiting.append(&mut ready.read_states);
+            // Reads are served from a state that includes their index.
+            let applied = self.applied;
+            let served = self.waiting.extract_if(.., |read| read.index <= applied);
+            self.reads.extend(served.map(|read| read.context));
             self.node.advance();
         }
         sent

@@ -29,7 +29,8 @@ pub struct Config {
     pub election_ticks_min: usize,
     /// Greatest randomized election timeout in ticks, exclusive; 0 = twice `election_ticks`.
     pub election_ticks_max: usize,
-    /// Last index the application has applied; 0 = everything up to the storage's start.
+    /// Last index the application has applied; 0 = everything up to the storage's start. The membership that
+    /// [`crate::Storage::initial_state`] returns is that of this index.
     pub applied: Index,
     /// Whether storage work is handed out as messages to storage threads instead of by `advance`.
     pub async_storage_writes: bool,

@@ -2,7 +2,8 @@
 
 use crate::{storage::StorageError, types::Index};
 
-/// Why a message or a request was not taken. The node is unchanged unless the variant says otherwise.
+/// Why a message or a request was not taken. The node is unchanged, but for a message's term, its sender as leader and the
+/// election timer, which are taken over before the rest is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
     /// There is no leader to take the proposal, or the leader cannot take it now. Retry later or elsewhere.

@@ -13,14 +13,17 @@
 //!    [`RawNode::propose`] and [`RawNode::read_index`] for the application.
 //! 2. **Ask** [`RawNode::has_ready`], and take [`RawNode::ready`].
 //! 3. **Store** the Ready's snapshot, entries and hard state, as one ordered write, and sync it if
-//!    [`Ready::must_sync`].
-//! 4. **Send** its messages, only now: they promise what step 3 made durable.
-//! 5. **Apply** its committed entries; pass conf changes to [`RawNode::apply_conf_change`].
-//! 6. **Acknowledge** with [`RawNode::advance`].
+//!    [`Ready::must_sync`] or if there is a snapshot.
+//! 4. **Send** its messages, only now: they promise what step 3 made durable. (A leader's appends and heartbeats promise
+//!    nothing about its own disk and may leave before.)
+//! 5. **Apply**: install its snapshot, then apply its committed entries. Look at an entry's `kind` before its data:
+//!    conf changes, even empty ones, go to [`RawNode::apply_conf_change`]. Serve each of its reads once the read's index
+//!    is applied.
+//! 6. **Acknowledge** with [`RawNode::advance`]. [`RawNode::recycle`] then gives the Ready's buffers back, if you like.
 //!
 //! ```
 //! use bytes::Bytes;
-//! use flotilla_raft::{Config, MemStorage, PeerId, RawNode};
+//! use flotilla_raft::{Config, EntryKind, MemStorage, PeerId, RawNode};
 //!
 //! let me = PeerId(1);
 //! let mut node = RawNode::new(&Config::new(me), MemStorage::with_voters([me]))?;
@@ -35,7 +38,9 @@
 //!             storage.set_hard_state(hard_state);
 //!         }
 //!         // A real owner syncs here if `ready.must_sync`, then sends `ready.messages`.
+//!         assert!(ready.snapshot.is_none() && ready.read_states.is_empty(), "nobody compacts or reads here");
 //!         for entry in ready.committed_entries.drain(..) {
+//!             assert_eq!(entry.kind, EntryKind::Normal, "nobody changes the membership here");
 //!             applied.push(entry.data);
 //!         }
 //!         node.advance();
@@ -63,7 +68,12 @@
 //! - [`MessageKind::StorageAppend`] to [`PeerId::APPEND_THREAD`]: store `snapshot`, `entries`, and the hard state
 //!   (`term`, `vote`, `commit`; all zero = unchanged). Once that is durable, deliver its `responses`: to peers, and
 //!   to this node by [`RawNode::step`].
-//! - [`MessageKind::StorageApply`] to [`PeerId::APPLY_THREAD`]: apply `entries`, then deliver its `responses`.
+//! - [`MessageKind::StorageApply`] to [`PeerId::APPLY_THREAD`]: apply `entries`, then deliver its `responses`. What they
+//!   hold of conf changes must have gone to [`RawNode::apply_conf_change`] by then.
+//!
+//! The response of a snapshot's append says that the snapshot is applied, too: install it before that response is
+//! delivered, and skip what is queued for the apply thread from before it. [`Ready::read_states`] and
+//! [`Ready::soft_state`] come with the Ready as ever.
 //!
 //! Each thread works in order. Several appends may be under way; they may be written and synced together, the
 //! responses leaving after the sync that covers them. [`RawNode::advance`] is not used. The [`Storage`] must serve
@@ -73,7 +83,7 @@
 //! use flotilla_raft::{Config, MemStorage, MessageKind, PeerId, RawNode, Role};
 //!
 //! let me = PeerId(1);
-//! let config = Config { async_storage_writes: true, ..Config::new(me) };
+//! let config = Config { async_storage_writes: true, own_vote_first: true, ..Config::new(me) };
 //! let mut node = RawNode::new(&config, MemStorage::with_voters([me]))?;
 //! node.campaign()?;
 //! while node.has_ready() {
@@ -97,7 +107,11 @@
 //! # What the owner must keep to
 //!
 //! - Hard states and entries go to **one ordered log**: what is synced later must not survive a crash that an earlier
-//!   write does not. A lost commit index is harmless; a commit index older than a conf change that follows it is not.
+//!   write does not. A commit index may be lost, but not one that covers an applied conf change or state that is durable
+//!   without the log: store it before those.
+//! - A restart goes on from [`Config::applied`]: [`Storage::initial_state`] must return the membership as of that index
+//!   (that of its snapshot, for [`MemStorage`]), the stored commit index must reach it, and a stored snapshot that is
+//!   newer is installed first.
 //! - A vote, a term or an entry that was answered for must survive every crash. A peer that lost its disk is a new
 //!   peer with a new id.
 //! - Call [`RawNode::apply_conf_change`] for every conf change, in order, and store the returned [`ConfState`] with
@@ -106,8 +120,10 @@
 //!   it as a member.
 //! - Call [`RawNode::report_snapshot`] for every snapshot sent; replication to the peer waits for it or for an
 //!   answer.
-//! - Errors of [`RawNode::step`] are about one message; none is fatal. No message can make the node panic; calling
-//!   its methods out of order can.
+//! - Deliver only messages that are addressed to this peer, of the kinds in [`MessageKind::BETWEEN_PEERS`].
+//! - Errors of [`RawNode::step`] are about one message; none breaks the node. But
+//!   [`StepError::CommitBeyondLog`] from a trusted peer says that this disk lost data: replace this peer by one with a new
+//!   id. No message can make the node panic; calling its methods out of order can.
 //! - With async storage writes, turn [`Config::own_vote_first`] on, unless messages to peers wait for the storage too.
 //! - Where leaders may be removed or demoted, turn [`Config::commit_fast_forward`] on: otherwise the only peer that
 //!   may lead can be the one that does not know yet that the change is committed.

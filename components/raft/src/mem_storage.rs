@@ -114,12 +114,13 @@ impl MemStorage {
     }
 
     /// Moves entries over, replacing what is at or after the first one's index; compacted ones are skipped.
+    /// The list is empty afterwards: write it to a log of your own before.
     ///
     /// # Panics
     /// If they leave a gap.
     pub fn append(&mut self, entries: &mut Vec<Entry>) {
         let fresh = entries.iter().position(|entry| entry.index > self.base).unwrap_or(entries.len());
-        let Some(first) = entries.get(fresh) else { return };
+        let Some(first) = entries.get(fresh) else { return entries.clear() };
         let keep = (first.index.0 - self.base.0 - 1) as usize;
         assert!(keep <= self.entries.len(), "appending at {} would leave a gap", first.index);
         self.entries.truncate(keep);

@@ -78,7 +78,8 @@ impl<S: Storage> RawNode<S> {
     }
 
     /// Starts a new group: its first entries add `peers`, each with bytes for the application, and are committed.
-    /// Every peer of the group must be given the same list. Instead of this, a storage may start from a snapshot.
+    /// Every founder must be given the same peers in the same order with the same bytes; peers that join later, or lost
+    /// their disk, must not call this. Instead of it, a storage may start from a snapshot.
     ///
     /// # Errors
     /// `Bootstrap` if the log is not empty or no peer is given.
@@ -126,7 +127,8 @@ impl<S: Storage> RawNode<S> {
         self.raft.step(&mut Message { kind: Kind::Hup, ..Message::default() })
     }
 
-    /// Proposes an entry; followers forward it to the leader.
+    /// Proposes an entry; followers forward it to the leader. `Ok` says that it was logged here or forwarded: it may still
+    /// get lost without notice, and is done only when it is applied.
     ///
     /// # Errors
     /// `ProposalDropped`.
@@ -179,7 +181,8 @@ impl<S: Storage> RawNode<S> {
     }
 
     /// Asks for an index at which a read of the present state may be served; comes back as a
-    /// [`crate::ReadState`] with the same `context`, or not at all if leadership is unclear.
+    /// [`crate::ReadState`] with the same `context`, or not at all if leadership is unclear or a message is lost: ask
+    /// again after some ticks, with another context.
     pub fn read_index(&mut self, context: Bytes) {
         self.step_local(Message { kind: Kind::ReadIndex, context, ..Message::default() });
     }
@@ -463,8 +466,8 @@ impl<S: Storage> RawNode<S> {
         }
     }
 
-    /// Gives the buffers of a Ready back once its work is done, for the next ones: worth it under load. They are freed by
-    /// the next tick without use.
+    /// Gives the buffers of a Ready back for the next ones: worth it under load. To be called after [`Self::advance`], if at
+    /// all; what the Ready still holds, unsent messages too, is dropped. The next tick frees unused buffers.
     #[inline]
     pub fn recycle(&mut self, ready: Ready) {
         // Idle nodes, which exchange but heartbeats, keep nothing.

@@ -9,14 +9,14 @@ use crate::{
 /// Work for the owner of a node, taken by [`crate::RawNode::ready`].
 ///
 /// Without async storage writes, in this order:
-/// 1. store `snapshot`, append `entries`, store `hard_state`; sync if `must_sync`;
+/// 1. store `snapshot`, append `entries`, store `hard_state`; sync if `must_sync` or if there is a snapshot;
 /// 2. send `messages`: they promise that step 1 is durable. (A leader's appends and heartbeats promise nothing about
 ///    its own disk and may leave before.)
 /// 3. apply `snapshot` and `committed_entries`, calling [`crate::RawNode::apply_conf_change`] for conf changes;
 /// 4. call [`crate::RawNode::advance`].
 ///
-/// With async storage writes, all of it is in `messages`: send each to its destination, storage threads included;
-/// the other fields repeat it for observers. A storage thread does the work of its messages in order and then
+/// With async storage writes, all of it but `read_states` and `soft_state` is in `messages`: send each to its
+/// destination, storage threads included; the other fields repeat it for observers. A storage thread does the work of its messages in order and then
 /// delivers their `responses`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ready {
@@ -34,7 +34,8 @@ pub struct Ready {
     pub committed_entries: Vec<Entry>,
     /// To be sent.
     pub messages: Vec<Message>,
-    /// Whether the writes must be durable before messages leave; false if losing them is harmless.
+    /// Whether entries, term and vote must be durable before messages leave. As in etcd-io/raft a snapshot does not
+    /// count, and must be durable as well.
     pub must_sync: bool,
 }
 

@@ -27,9 +27,12 @@ pub type StorageResult<T> = Result<T, StorageError>;
 
 /// Stable log and state, as of the last acknowledged append. Called by the owner of the [`crate::RawNode`] only.
 ///
+/// The core has no way to go on from a failed disk: end the process there. Entries above the applied index must stay
+/// readable; those asked for with [`FetchContext::Immediate`] may not be deferred.
+///
 /// Invariant: `first_index() <= last_index() + 1`, and terms are known for `[first_index() - 1, last_index()]`.
 pub trait Storage {
-    /// Hard state and membership at start.
+    /// Hard state, and membership as of the applied index ([`crate::Config::applied`]).
     fn initial_state(&self) -> StorageResult<(HardState, ConfState)>;
     /// Entries of `[low, high)`: at least one, then as many as keep [`crate::entry_size`] summed at most `bytes_max`.
     ///

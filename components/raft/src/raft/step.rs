@@ -125,6 +125,7 @@ impl<S: Storage> Raft<S> {
                 return if is_own_thread { Ok(()) } else { Err(StepError::LocalMessage) };
             }
             Kind::Hup
+            | Kind::ForgetLeader
             | Kind::Beat
             | Kind::Unreachable
             | Kind::SnapshotStatus
@@ -158,7 +159,7 @@ impl<S: Storage> Raft<S> {
     fn is_sender_possible(&self, m: &Message) -> bool {
         match m.kind {
             // Passed on by peers on behalf of others, without a term of their own.
-            Kind::Propose | Kind::ReadIndex | Kind::TransferLeader | Kind::ForgetLeader => true,
+            Kind::Propose | Kind::ReadIndex | Kind::TransferLeader => true,
             _ if m.from.is_zero() || m.from.is_storage_thread() => false,
             Kind::AppendResponse | Kind::VoteResponse => !m.term.is_zero(),
             // A peer that never saw an election refuses in term 0.

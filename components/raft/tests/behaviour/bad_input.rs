@@ -15,6 +15,7 @@ fn local_kinds_are_refused_from_the_network() {
     for kind in [
         Kind::Hup,
         Kind::Beat,
+        Kind::ForgetLeader,
         Kind::Unreachable,
         Kind::SnapshotStatus,
         Kind::CheckQuorum,
