@@ -120,7 +120,10 @@ impl<S: Storage> Raft<S> {
         if !progress.recent_active {
             return false;
         }
-        let Ok(snapshot) = self.log.snapshot(progress.pending_request_snapshot, to) else { return false };
+        let request = progress.pending_request_snapshot;
+        // The peer may have acknowledged more since it asked.
+        let at_least = if request.is_zero() { request } else { request.max(progress.matched) };
+        let Ok(snapshot) = self.log.snapshot(at_least, to) else { return false };
         if snapshot.is_empty() {
             return false;
         }

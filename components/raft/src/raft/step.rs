@@ -148,7 +148,16 @@ impl<S: Storage> Raft<S> {
             }
             _ => {}
         }
-        let positions = [m.term.0, m.log_term.0, m.index.0, m.commit.0, m.extra().commit_term.0];
+        let snapshot = m.snapshot.as_ref().map_or((Index::ZERO, Term::ZERO), |s| (s.meta.index, s.meta.term));
+        let positions = [
+            m.term.0,
+            m.log_term.0,
+            m.index.0,
+            m.commit.0,
+            m.extra().commit_term.0,
+            snapshot.0.0,
+            snapshot.1.0,
+        ];
         if positions.iter().any(|position| *position > POSITION_MAX) || !self.is_sender_possible(m) {
             return Err(StepError::Malformed);
         }

@@ -245,6 +245,16 @@ fn any_message() -> impl Strategy<Value = Message> {
     })
 }
 
+#[test]
+fn snapshots_at_impossible_positions_are_malformed() {
+    for (index, term) in [(u64::MAX, 1), (u64::MAX - 1, 1), (5, u64::MAX)] {
+        let mut peer = Peer::follower(1, &[1]);
+        let forged = snapshot(index, term, members(&[1, 2, 3], &[]));
+        assert_eq!(peer.refused(snapshot_message(2, 1, forged)), StepError::Malformed, "{index} {term}");
+        assert_eq!((peer.raw.commit(), peer.raw.last_index()), (Index(0), Index(1)));
+    }
+}
+
 /// Takes and acknowledges work like a careless but correct owner.
 fn drain(raw: &mut RawNode<MemStorage>) {
     for _ in 0..20 {

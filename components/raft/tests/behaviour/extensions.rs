@@ -200,6 +200,32 @@ fn a_follower_can_ask_for_a_snapshot() {
 }
 
 #[test]
+fn a_requested_snapshot_is_none_that_the_peer_has_passed_meanwhile() {
+    let mut leader = Peer::leader(&config(1), storage(members(&[1, 2, 3], &[]), &[]));
+    leader.exchange(ack(2, 1, 1));
+    let mut request = refusal(2, 1, 1, (1, 1));
+    request.extra.as_mut().expect("its hint").request_snapshot = Index(1);
+    assert!(leader.exchange(request).is_empty(), "no snapshot is at hand");
+    for data in ["a", "b", "c"] {
+        leader.propose(data).expect("leader");
+    }
+    leader.work();
+    leader.exchange(ack(3, 1, 4));
+    let snapshot_at = |leader: &mut Peer, index| {
+        let storage = leader.raw.storage_mut();
+        storage.create_snapshot(Index(index), members(&[1, 2, 3], &[]), Bytes::new()).expect("applied");
+    };
+    snapshot_at(&mut leader, 2);
+    assert!(leader.exchange(ack(2, 1, 4)).iter().all(|m| m.snapshot.is_none()), "the peer has more");
+    leader.raw.check_invariants();
+    snapshot_at(&mut leader, 4);
+    leader.raw.tick();
+    let sent = leader.exchange(message(Kind::HeartbeatResponse, 2, 1));
+    assert!(sent.iter().any(|m| m.snapshot.is_some()), "{sent:?}");
+    leader.raw.check_invariants();
+}
+
+#[test]
 fn a_requested_snapshot_at_the_commit_index_is_taken_and_the_sender_waits_for_the_report() {
     let mut network = Network::new(2);
     network.campaign(1);
