@@ -148,17 +148,15 @@ impl<S: Storage> Raft<S> {
             }
             _ => {}
         }
-        let snapshot = m.snapshot.as_ref().map_or((Index::ZERO, Term::ZERO), |s| (s.meta.index, s.meta.term));
-        let positions = [
-            m.term.0,
-            m.log_term.0,
-            m.index.0,
-            m.commit.0,
-            m.extra().commit_term.0,
-            snapshot.0.0,
-            snapshot.1.0,
-        ];
-        if positions.iter().any(|position| *position > POSITION_MAX) || !self.is_sender_possible(m) {
+        // The bound is all ones: a bit above it in any of them is one in their union.
+        let mut positions = m.term.0 | m.log_term.0 | m.index.0 | m.commit.0;
+        if let Some(extra) = &m.extra {
+            positions |= extra.commit_term.0;
+        }
+        if let Some(snapshot) = &m.snapshot {
+            positions |= snapshot.meta.index.0 | snapshot.meta.term.0;
+        }
+        if positions > POSITION_MAX || !self.is_sender_possible(m) {
             return Err(StepError::Malformed);
         }
         Ok(())
