@@ -226,7 +226,7 @@ fn after(text: &str, key: &str) -> String {
 ///
 /// # Errors
 /// A sentence that names the file.
-pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), String> {
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), String> {
     let mut text = serde_json::to_string_pretty(value).map_err(|error| error.to_string())?;
     text.push('\n');
     write_text(path, &text)

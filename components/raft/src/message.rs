@@ -112,7 +112,7 @@ pub struct Message {
 }
 
 /// What only votes, refused appends and storage messages carry.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extra {
     /// Own vote, in `StorageAppend` only.
     pub vote: PeerId,
@@ -142,6 +142,12 @@ impl Extra {
         commit_term: Term::ZERO,
         responses: Vec::new(),
     };
+}
+
+impl Default for Extra {
+    fn default() -> Self {
+        Self::NONE
+    }
 }
 
 impl Message {

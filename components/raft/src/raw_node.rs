@@ -449,6 +449,7 @@ impl<S: Storage> RawNode<S> {
         for message in &mut own_messages {
             self.raft.step(message).expect("own answers are never refused");
         }
+        // Kept like the rest for an owner that gives buffers back, and freed with them.
         if self.spare.is_some() {
             own_messages.clear();
             self.raft.outbox.after_append.reuse(own_messages);
