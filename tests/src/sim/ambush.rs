@@ -20,9 +20,15 @@ const CREATING: [MessageKind; 4] =
 /// Peers whose mail is kept at most.
 const LETTERS_MAX: usize = 256;
 
+/// Letters that arrive again for one peer at most. The answers to them may bring the next tombstone, and so on for ever.
+const LATE_LETTERS_MAX: u8 = 8;
+
 /// The latest frame for each peer that would create it if it were not there.
 #[derive(Default)]
-pub struct Letters(BTreeMap<(RegionId, PeerId), Delivery>);
+pub struct Letters {
+    latest: BTreeMap<(RegionId, PeerId), Delivery>,
+    late: BTreeMap<(RegionId, PeerId), u8>,
+}
 
 impl World {
     /// A frame arrives, and its receiver has not read it yet.
@@ -42,7 +48,7 @@ impl World {
                 self.on_offer(from);
             }
             if CREATING.into_iter().any(|kind| kind as u32 == message.kind) {
-                let letters = &mut self.nemesis.letters.0;
+                let letters = &mut self.nemesis.letters.latest;
                 letters.insert(of, Delivery::Frame { from, to, bytes: bytes.clone() });
                 if letters.len() > LETTERS_MAX {
                     letters.pop_first();
@@ -80,10 +86,12 @@ impl World {
     /// A peer hears that it was removed. Once its tombstone is on disk nothing else keeps it away, and what it was sent
     /// before may arrive late, in this life of its store or in the next (trap T30).
     fn on_removal(&mut self, of: (RegionId, PeerId), store: StoreId) {
-        let Some(letter) = self.nemesis.letters.0.remove(&of) else { return };
-        if self.nemesis.rng.chance(1, 4) {
+        let Some(letter) = self.nemesis.letters.latest.remove(&of) else { return };
+        let late = self.nemesis.letters.late.entry(of).or_default();
+        if *late == LATE_LETTERS_MAX || self.nemesis.rng.chance(1, 4) {
             return;
         }
+        *late += 1;
         let now = self.now_us();
         self.trace.note(now, &[47, of.0.0, of.1.0], || {
             format!("a frame to peer {} of region {} will arrive again", of.1, of.0)
