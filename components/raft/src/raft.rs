@@ -265,16 +265,24 @@ impl<S: Storage> Raft<S> {
         true
     }
 
-    /// The leader's own acknowledgement is a message too: it counts once the entries are durable.
+    /// The leader's own acknowledgement is a message too: it counts once the entries are durable. A run of them, of one
+    /// index after the other, waits as one message, with the run's first index as `commit`.
     fn acknowledge_own(&mut self, index: Index) {
-        if self.settings.batch_append
-            && let Some(last) = self.outbox.after_append.last_mut()
-            && (last.kind, last.to, last.term) == (MessageKind::AppendResponse, self.id, self.term)
+        let (own, term, is_batched) = (self.id, self.term, self.settings.batch_append);
+        if let Some(last) = self.outbox.after_append.last_mut()
+            && (last.kind, last.to, last.term) == (MessageKind::AppendResponse, own, term)
         {
-            last.index = index;
-            return;
+            if is_batched {
+                (last.commit, last.index) = (index, index);
+                return;
+            }
+            if last.index.next() == index {
+                last.index = index;
+                return;
+            }
         }
-        self.compose(MessageKind::AppendResponse, self.id).index = index;
+        let ack = self.compose(MessageKind::AppendResponse, own);
+        (ack.commit, ack.index) = (index, index);
     }
 
     /// Counts proposals against the limit. The first one always fits, and empty ones do not count.

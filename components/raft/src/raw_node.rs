@@ -24,6 +24,8 @@ use crate::{
 struct Spare {
     entries: Vec<Entry>,
     committed: Vec<Entry>,
+    /// Whether they came back since the last tick.
+    is_fresh: bool,
 }
 
 /// What `advance` acknowledges besides the messages to the node itself.
@@ -55,7 +57,7 @@ pub struct RawNode<S: Storage> {
     /// Messages to the node itself, taken by `advance`.
     own_messages: Vec<Message>,
     pending: PendingAdvance,
-    /// Given back with the last Ready, until the next tick.
+    /// Given back with the last Ready, until a tick after which none came back.
     spare: Option<Box<Spare>>,
 }
 
@@ -107,16 +109,23 @@ impl<S: Storage> RawNode<S> {
         Ok(())
     }
 
-    /// Advances the logical clock by one tick. Spare buffers of the traffic since the last one are given back.
+    /// Advances the logical clock by one tick. Spare buffers are freed if none came back since the last one.
     pub fn tick(&mut self) {
-        if self.raft.take_used() {
-            self.spare = None;
-            self.raft.maybe_touch(|raft| {
-                raft.release_buffers();
-                false
-            });
+        let was_used = self.raft.take_used();
+        match self.spare.as_deref_mut() {
+            Some(spare) if spare.is_fresh => spare.is_fresh = false,
+            None if !was_used => {}
+            _ => self.release_buffers(),
         }
         self.raft.maybe_touch(Raft::tick);
+    }
+
+    fn release_buffers(&mut self) {
+        self.spare = None;
+        self.raft.maybe_touch(|raft| {
+            raft.release_buffers();
+            false
+        });
     }
 
     /// Starts an election now, if this node may.
@@ -302,7 +311,7 @@ impl<S: Storage> RawNode<S> {
     fn collect(&mut self) -> Ready {
         let raft = &mut self.raft;
         let soft_state = raft.soft_state();
-        let Spare { mut entries, committed: mut committed_entries } =
+        let Spare { mut entries, committed: mut committed_entries, .. } =
             self.spare.as_deref_mut().map(std::mem::take).unwrap_or_default();
         entries.extend_from_slice(raft.log.unstable.next_entries());
         raft.log.take_committed_entries(!self.is_async, &mut committed_entries);
@@ -389,7 +398,7 @@ impl<S: Storage> RawNode<S> {
 
     fn storage_append(&mut self, ready: &Ready) -> Message {
         let own = self.raft.id;
-        let mut responses = self.raft.outbox.after_append.take();
+        let mut responses = single_acks(self.raft.outbox.after_append.take(), own);
         let end = self.unstable_end();
         if end.is_some() || ready.snapshot.is_some() {
             let (index, log_term) = end.unwrap_or_default();
@@ -447,7 +456,11 @@ impl<S: Storage> RawNode<S> {
         let pending = std::mem::take(&mut self.pending);
         let mut own_messages = std::mem::take(&mut self.own_messages);
         for message in &mut own_messages {
-            self.raft.step(message).expect("own answers are never refused");
+            let taken = match message.kind {
+                Kind::AppendResponse => self.raft.on_own_acks(message.term, message.commit, message.index),
+                _ => self.raft.step(message),
+            };
+            taken.expect("own answers are never refused");
         }
         // Kept like the rest for an owner that gives buffers back, and freed with them.
         if self.spare.is_some() {
@@ -468,7 +481,7 @@ impl<S: Storage> RawNode<S> {
     }
 
     /// Gives the buffers of a Ready back for the next ones: worth it under load. To be called after [`Self::advance`], if at
-    /// all; what the Ready still holds, unsent messages too, is dropped. The next tick frees unused buffers.
+    /// all; what the Ready still holds, unsent messages too, is dropped. A tick without any since the one before frees them.
     #[inline]
     pub fn recycle(&mut self, ready: Ready) {
         // Idle nodes, which exchange but heartbeats, keep nothing.
@@ -478,7 +491,8 @@ impl<S: Storage> RawNode<S> {
         let Ready { mut messages, mut entries, mut committed_entries, .. } = ready;
         entries.clear();
         committed_entries.clear();
-        **self.spare.get_or_insert_default() = Spare { entries, committed: committed_entries };
+        **self.spare.get_or_insert_default() =
+            Spare { entries, committed: committed_entries, is_fresh: true };
         messages.clear();
         let raft = &mut *self.raft;
         // Followers mostly answer, leaders mostly tell.
@@ -488,4 +502,24 @@ impl<S: Storage> RawNode<S> {
             raft.outbox.after_append.reuse(messages);
         }
     }
+}
+
+/// Answers with each run of acknowledgements to `own` as single ones.
+fn single_acks(answers: Vec<Message>, own: PeerId) -> Vec<Message> {
+    let is_own_ack = |answer: &Message| answer.kind == Kind::AppendResponse && answer.to == own;
+    if !answers.iter().any(is_own_ack) {
+        return answers;
+    }
+    let mut singles = Vec::with_capacity(answers.len() + 1);
+    for mut answer in answers {
+        if is_own_ack(&answer) {
+            let last = std::mem::replace(&mut answer.index, std::mem::take(&mut answer.commit));
+            while answer.index < last {
+                let next = Message { index: answer.index.next(), ..answer.clone() };
+                singles.push(std::mem::replace(&mut answer, next));
+            }
+        }
+        singles.push(answer);
+    }
+    singles
 }

@@ -133,6 +133,7 @@ fn a_node_that_went_quiet_keeps_no_buffers() {
     let (mut quiet, mut fresh) = (used_follower(), RawNode::new(&config(1), storage()).expect("valid"));
     for raw in [&mut quiet, &mut fresh] {
         raw.tick();
+        raw.tick();
         *raw.storage_mut() = MemStorage::new();
     }
     let heap = |raw: RawNode<MemStorage>| {
@@ -145,10 +146,10 @@ fn a_node_that_went_quiet_keeps_no_buffers() {
 }
 
 #[test]
-fn buffers_that_come_back_serve_the_next_ready_until_a_tick_finds_them_empty() {
+fn buffers_that_come_back_serve_the_next_readys_until_a_tick_passes_without_any() {
     let mut raw = used_follower();
     let mut last = 300;
-    let mut buffers = || {
+    let mut buffers = |raw: &mut RawNode<MemStorage>| {
         for _ in 0..9 {
             let (term, data) = (Term(1), Bytes::from_static(b"data"));
             let entry = Entry { index: Index(last + 1), term, data, ..Entry::default() };
@@ -172,8 +173,12 @@ fn buffers_that_come_back_serve_the_next_ready_until_a_tick_finds_them_empty() {
         raw.recycle(ready);
         pointers
     };
-    assert_eq!(buffers(), buffers());
+    let first = buffers(&mut raw);
+    assert_eq!(buffers(&mut raw), first);
+    raw.tick();
+    assert_eq!(buffers(&mut raw), first, "traffic goes on");
     let before = used().0;
+    raw.tick();
     raw.tick();
     assert!(before - used().0 >= (9 * (size_of::<Message>() + size_of::<Entry>())) as isize);
 }

@@ -6,7 +6,7 @@ use crate::{
     message::{Extra, Message, MessageKind as Kind},
     storage::Storage,
     tracker::ProgressState,
-    types::{Entry, Index, PeerId},
+    types::{Entry, Index, PeerId, Role, Term},
 };
 
 impl<S: Storage> Raft<S> {
@@ -16,7 +16,7 @@ impl<S: Storage> Raft<S> {
             Kind::Propose => return self.on_propose(m),
             Kind::ReadIndex => self.on_read_index(m),
             Kind::AppendResponse if m.reject => self.on_append_refused(m),
-            Kind::AppendResponse => return self.on_append_accepted(m),
+            Kind::AppendResponse => return self.on_append_accepted(m.from, m.index),
             Kind::HeartbeatResponse => self.on_heartbeat_response(m),
             Kind::SnapshotStatus => self.on_snapshot_status(m),
             Kind::Unreachable => self.on_unreachable(m.from),
@@ -105,19 +105,45 @@ impl<S: Storage> Raft<S> {
         }
     }
 
-    fn on_append_accepted(&mut self, m: &Message) -> Result<(), StepError> {
-        if m.index > self.log.last_index() {
+    /// Takes a run of own acknowledgements as [`Self::acknowledge_own`] makes them, as if each had come by itself.
+    pub fn on_own_acks(&mut self, term: Term, first: Index, last: Index) -> Result<(), StepError> {
+        if self.role != Role::Leader || term != self.term {
+            return Ok(());
+        }
+        // Those that commit nothing leave no other trace than the last one.
+        let mut index = if self.would_commit(last) { first } else { last };
+        while index <= last {
+            self.on_append_accepted(self.id, index)?;
+            index = index.next();
+        }
+        Ok(())
+    }
+
+    /// Whether an own acknowledgement of `index` would commit anything.
+    fn would_commit(&mut self, index: Index) -> bool {
+        let committed = self.log.committed;
+        let Some(own) = self.tracker.progress.get_mut(self.id) else { return false };
+        let matched = std::mem::replace(&mut own.matched, index);
+        let (reached, _) = self.tracker.committed_index();
+        if let Some(own) = self.tracker.progress.get_mut(self.id) {
+            own.matched = matched;
+        }
+        reached > committed
+    }
+
+    fn on_append_accepted(&mut self, from: PeerId, index: Index) -> Result<(), StepError> {
+        if index > self.log.last_index() {
             return Err(StepError::Malformed);
         }
-        let Some(progress) = self.tracker.progress.get_mut(m.from) else { return Ok(()) };
+        let Some(progress) = self.tracker.progress.get_mut(from) else { return Ok(()) };
         progress.recent_active = true;
-        let recovers = progress.matched == m.index && progress.state == ProgressState::Probe;
-        if !progress.maybe_update(m.index) && !recovers {
+        let recovers = progress.matched == index && progress.state == ProgressState::Probe;
+        if !progress.maybe_update(index) && !recovers {
             return Ok(());
         }
         match progress.state {
             ProgressState::Probe => progress.become_replicate(),
-            ProgressState::Replicate => progress.inflights.free_to(m.index),
+            ProgressState::Replicate => progress.inflights.free_to(index),
             // Whatever happened to the snapshot, the peer can be served from the log.
             ProgressState::Snapshot if progress.matched.next() >= self.log.first_index() => {
                 progress.become_replicate();
@@ -126,8 +152,8 @@ impl<S: Storage> Raft<S> {
         }
         let can_bump = progress.can_bump_commit(self.log.committed);
         // A match within what is committed moves no quorum beyond it.
-        let may_commit = m.index > self.log.committed || self.tracker.group_commit;
-        self.after_match_advanced(m.from, may_commit, can_bump);
+        let may_commit = index > self.log.committed || self.tracker.group_commit;
+        self.after_match_advanced(from, may_commit, can_bump);
         Ok(())
     }
 

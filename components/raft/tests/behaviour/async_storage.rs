@@ -96,6 +96,20 @@ impl Async {
 }
 
 #[test]
+fn each_proposal_is_acknowledged_to_its_own_leader_by_a_message() {
+    let mut node = Async::lead(config(1));
+    for data in ["x", "y", "z"] {
+        node.peer.propose(data).expect("leader");
+    }
+    node.take();
+    let responses = node.append[0].extra().responses.clone();
+    let acks = of_kind(&responses, Kind::AppendResponse).into_iter().map(|m| (m.index.0, m.commit.0));
+    assert_eq!(acks.collect::<Vec<_>>(), [(2, 0), (3, 0), (4, 0)]);
+    node.drain();
+    assert_eq!(node.peer.progress(1), (4, 5));
+}
+
+#[test]
 fn votes_pre_votes_and_acknowledgements_leave_only_with_the_append_that_makes_them_true() {
     for (request, answer) in [
         (vote(Kind::Vote, 2, 1, (0, 0)), Kind::VoteResponse),

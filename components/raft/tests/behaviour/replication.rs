@@ -120,6 +120,19 @@ fn learners_receive_entries_but_do_not_count() {
 }
 
 #[test]
+fn an_only_voter_commits_by_each_of_its_own_acknowledgements() {
+    let mut peer = Peer::leader(&config(1), storage(members(&[1], &[3]), &[]));
+    peer.exchange(ack(3, 1, 1));
+    for data in ["x", "y", "z"] {
+        peer.propose(data).expect("leader");
+    }
+    let sent = peer.work();
+    let to_learner = of_kind(&sent, Kind::Append).into_iter().map(|m| (m.entries.len(), m.commit.0));
+    assert_eq!(to_learner.collect::<Vec<_>>(), [(1, 1), (1, 1), (1, 1), (0, 2), (0, 3), (0, 4)]);
+    assert_eq!((peer.raw.commit(), peer.progress(1)), (Index(4), (4, 5)));
+}
+
+#[test]
 fn own_progress_follows_own_stored_entries() {
     let mut peer = leader();
     peer.propose("x").expect("leader");
