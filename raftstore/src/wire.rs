@@ -32,9 +32,14 @@ pub fn message_to_wire(m: Message) -> pb::Message {
     }
 }
 
+/// The kind of a core message; `None` if it is none that a peer may send.
+pub(crate) fn message_kind(m: &pb::Message) -> Option<MessageKind> {
+    MessageKind::BETWEEN_PEERS.into_iter().find(|kind| *kind as u32 == m.kind)
+}
+
 /// A core message from the wire; `None` if it is none that a peer may send.
 pub fn message_from_wire(m: pb::Message) -> Option<Message> {
-    let kind = MessageKind::BETWEEN_PEERS.into_iter().find(|k| *k as u32 == m.kind)?;
+    let kind = message_kind(&m)?;
     Some(Message {
         kind,
         to: PeerId(m.to),

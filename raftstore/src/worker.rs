@@ -277,13 +277,13 @@ impl RaftWorker {
         if peer.is_routine(&cell.message) {
             // The last ones of a region that fell asleep on the other side, or has not yet.
             peer.touch(&mut self.touched);
-            return peer.step(from, cell.message, &mut self.env);
+            return peer.step((from, cell.message.from), cell.message, &mut self.env);
         }
         let Some((peer, env)) = self.touch(cell.region) else { return };
         if peer.region.peer(cell.message.from).is_none() && cell.epoch.conf_ver < peer.region.epoch.conf_ver {
             return;
         }
-        peer.step(from, cell.message, env);
+        peer.step((from, cell.message.from), cell.message, env);
     }
 
     fn on_network(&mut self, raft: pb::RaftMessage) {
@@ -317,16 +317,24 @@ impl RaftWorker {
             }
             other => other.map(|peer| peer.region.epoch.conf_ver),
         };
+        // Other kinds are also sent to peers that the sender does not count among the members: they prove nothing.
+        let kind = raft.message.as_ref().and_then(wire::message_kind).filter(|kind| is_for_members(*kind));
         match conf_ver_here {
             // The peer here was removed and another one added in its place. Ids come from windows of many stores, so
             // that their order says nothing; the membership's version does.
-            Some(conf_ver) if conf_ver < epoch.conf_ver => self.close(region),
+            Some(conf_ver) if conf_ver < epoch.conf_ver && kind.is_some() => self.close(region),
             Some(_) => {}
             None if self.quarantine.has(region) => {
-                self.quarantine.on_message(region, to, epoch, &mut self.env);
+                if kind.is_some() {
+                    self.quarantine.on_message(region, to, epoch, &mut self.env);
+                }
             }
             None if self.answer_for_merged(region, from, to) => {}
-            None => self.maybe_create(region, from, to, epoch, raft),
+            None => {
+                if let Some(kind) = kind {
+                    self.maybe_create(region, from, to, epoch, raft, kind);
+                }
+            }
         }
     }
 
@@ -338,17 +346,15 @@ impl RaftWorker {
         to: PeerInfo,
         epoch: RegionEpoch,
         raft: pb::RaftMessage,
+        kind: MessageKind,
     ) {
-        let kind = raft.message.as_ref().and_then(|m| wire::message_from_wire(m.clone())).map(|m| m.kind);
-        let creates =
-            kind.is_some_and(|k| is_vote(k) || matches!(k, MessageKind::Append | MessageKind::Heartbeat));
-        if to.id.is_zero() || !creates {
+        if to.id.is_zero() {
             return;
         }
         let space = if raft.meta_space { Space::Meta } else { Space::User };
         let range = KeyRange { start: raft.start_key.clone(), end: raft.end_key.clone() };
         let in_the_way = self.env.shared.ranges.lock().obstacles(space, &range, region);
-        if !in_the_way.is_empty() && !kind.is_some_and(is_vote) {
+        if !in_the_way.is_empty() && !is_vote(kind) {
             return;
         }
         match self.create_uninitialised(region, space, epoch, to) {
@@ -468,8 +474,9 @@ impl RaftWorker {
         }
     }
 
+    /// The peer was removed. It hears of it again if it has something left to do.
     fn close(&mut self, region: RegionId) {
-        if let Some((peer, env)) = self.touch(region) {
+        if let Some((peer, env)) = self.touch(region).filter(|(peer, _)| !peer.has_split_ahead()) {
             peer.close(env);
         }
     }
@@ -673,7 +680,7 @@ fn deliver(peer: &mut Peer, from: PeerInfo, epoch: RegionEpoch, raft: pb::RaftMe
             return;
         }
     }
-    peer.step(from.store, message, env);
+    peer.step((from.store, from.id), message, env);
 }
 
 /// Wakes a peer if it sleeps: it is ticked from now on.
@@ -710,6 +717,11 @@ fn tick_peer(peer: &mut Peer, is_slow: bool, env: &mut Env, touched: &mut Vec<Re
 
 fn is_vote(kind: MessageKind) -> bool {
     matches!(kind, MessageKind::Vote | MessageKind::PreVote)
+}
+
+/// Whether such messages are sent to none but members of the region as the sender knows it.
+fn is_for_members(kind: MessageKind) -> bool {
+    is_vote(kind) || matches!(kind, MessageKind::Append | MessageKind::Heartbeat)
 }
 
 impl Turn for RaftWorker {

@@ -6,15 +6,16 @@
 
 use bytes::Bytes;
 use flotilla_engine::WriteBatch;
+use flotilla_raft::Entry;
 use flotilla_region::{
     INIT_LOG_INDEX, INIT_LOG_TERM, KeyRange, Peer as PeerInfo, PeerId, Region, RegionEpoch, RegionId, Space,
     keys,
 };
 
-use crate::entry::{AdminCommand, SplitPart, encode_admin};
+use crate::entry::{AdminCommand, Payload, SplitPart, encode_admin};
 use crate::error::RequestError;
 use crate::msg::{AdminDone, Callers, CreatePeer, RaftMsg};
-use crate::peer::Peer;
+use crate::peer::{Peer, Phase};
 use crate::placement::PlacementMsg;
 use crate::shared::{Counters, Shared};
 use crate::state::{LogId, RegionState};
@@ -64,6 +65,23 @@ impl Peer {
             Err(callers) => callers.fail(&self.not_leader()),
         }
         env.shared.links.placement.send(PlacementMsg::IdsLow);
+    }
+
+    /// Whether a split is committed here and not applied yet. Only that gives the children their data, and what they
+    /// logged waits for it (rule W6): until then nothing may end this peer's log.
+    pub(crate) fn has_split_ahead(&self) -> bool {
+        const PAGE_BYTES: u64 = 1024 * 1024;
+        let commit = self.node.commit();
+        let mut next = self.applied.index.next();
+        while self.phase == Phase::Live && next <= commit {
+            let page = self.node.entries(next, PAGE_BYTES).unwrap_or_default();
+            let Some(last) = page.last() else { return true };
+            if page.iter().take_while(|entry| entry.index <= commit).any(is_split) {
+                return true;
+            }
+            next = last.index.next();
+        }
+        false
     }
 
     /// The region was cut: the children start, callers learn the new shapes.
@@ -178,6 +196,11 @@ pub(crate) fn apply_split(
         living.push(region);
     }
     Ok(living)
+}
+
+fn is_split(entry: &Entry) -> bool {
+    let payload = Payload::decode(entry.data.clone());
+    matches!(payload, Some(Payload::Admin { command: AdminCommand::Split(..), .. }))
 }
 
 #[cfg(test)]

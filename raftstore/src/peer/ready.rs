@@ -18,15 +18,15 @@ use crate::worker::Env;
 const TRANSFER_CONTEXT: &[u8] = b"CampaignTransfer";
 
 impl Peer {
-    /// A message from another peer.
-    pub(crate) fn step(&mut self, from_store: StoreId, message: Message, env: &mut Env) {
+    /// A message that `peer` on `store` sent, possibly on behalf of another one.
+    pub(crate) fn step(&mut self, (store, peer): (StoreId, PeerId), message: Message, env: &mut Env) {
         if matches!(self.phase, Phase::Closing | Phase::Stopped | Phase::Retired)
             || self.breaks_promise(&message, env)
         {
             return;
         }
-        if self.region.peer(message.from).is_none() {
-            self.senders.insert(message.from, from_store);
+        if self.region.peer(peer).is_none() {
+            self.senders.insert(peer, store);
         }
         if matches!(message.kind, MessageKind::Append | MessageKind::Heartbeat | MessageKind::Snapshot) {
             self.heard_at = env.now;
@@ -258,12 +258,14 @@ impl Peer {
         self.begin_install(Box::new(install), env);
     }
 
-    /// A snapshot arrived in full: offers it to the core, which may refuse it as stale.
+    /// A snapshot arrived in full: offers it to the core, which may refuse it as stale. The leader sends another one if it
+    /// comes too early.
     pub(crate) fn on_snapshot(&mut self, received: Box<ReceivedSnapshot>, env: &mut Env) {
         let usable = matches!(self.phase, Phase::Live | Phase::Uninitialised)
             && received.meta.index > self.applied.index
             && received.descriptor.peer(self.me.id).is_some()
-            && received.raft.to_peer.as_ref().is_some_and(|to| to.id == self.me.id.0);
+            && received.raft.to_peer.as_ref().is_some_and(|to| to.id == self.me.id.0)
+            && !self.has_split_ahead();
         let header = received.raft.message.clone();
         let message = header.and_then(|m| wire::snapshot_message(m, received.meta.clone()));
         let (Some(message), true) = (message, usable) else {
@@ -273,7 +275,7 @@ impl Peer {
         self.handle_ready(env);
         self.snapshot = Some(received);
         let from_store = self.snapshot.as_ref().map_or(StoreId::ZERO, |s| s.from_store);
-        self.step(from_store, message, env);
+        self.step((from_store, message.from), message, env);
         self.handle_ready(env);
         if self.snapshot.take().is_some() {
             env.shared.ranges.lock().unreserve(self.region.id);

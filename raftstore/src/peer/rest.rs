@@ -171,7 +171,11 @@ impl Peer {
         // The leader knows this very log to match its own.
         let (to, term, commit) = (self.me.id, at.0, at.1);
         let kind = MessageKind::Heartbeat;
-        self.step(from.store, Message { kind, from: from.id, to, term, commit, ..Message::default() }, env);
+        self.step(
+            (from.store, from.id),
+            Message { kind, from: from.id, to, term, commit, ..Message::default() },
+            env,
+        );
         if self.node.commit() == at.1 {
             self.rest.told = Some(at);
             self.post_rest(FortifyKind::Rested, from, at, env);
