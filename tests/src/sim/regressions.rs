@@ -44,9 +44,15 @@ const MISSED: &str =
     "a replica that missed its own removal, and then the merge of its region, stayed for ever";
 const SLOTS: &str =
     "more than sixteen regions with a replica on a lost store used up their leader's slots for sending";
+const MISADDRESSED: &str = "an answer to a removed reader went to the store that had passed its question on, and made that store \
+     destroy its own voter";
+const ORPHANED: &str =
+    "a snapshot came before a committed split was applied anew: the child's log waited for its data for ever";
+const STORM: &str = "the simulator's late letters were answered by tombstones that called for more of them";
+const REFUSING: &str = "the simulator's disk went on failing after a process had failed to start on it";
 
 /// Every one of them.
-pub const REGRESSIONS: [Regression; 16] = [
+pub const REGRESSIONS: [Regression; 20] = [
     short(1350, WAITED),
     short(1909, REUSED),
     short(23, PROMOTED),
@@ -63,6 +69,10 @@ pub const REGRESSIONS: [Regression; 16] = [
     long(200_060, CALLERS),
     long(300_047, CALLERS),
     long(400_021, TAKEN),
+    long(2_000_117, MISADDRESSED),
+    long(2_000_199, ORPHANED),
+    long(2_000_070, STORM),
+    long(2_000_494, REFUSING),
 ];
 
 impl Regression {

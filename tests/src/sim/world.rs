@@ -265,7 +265,10 @@ impl World {
         let started = host.start(&self.effects, &self.agreement, &mut self.rng);
         let life = host.life;
         let now = self.global.now_us();
-        self.trace.note(now, &[1, id.0], || format!("store {id} starts, life {}", life.0));
+        self.trace.note(now, &[1, id.0], || match &started {
+            Ok(()) => format!("store {id} starts, life {}", life.0),
+            Err(error) => format!("store {id} cannot start: {error}"),
+        });
         match started {
             Ok(()) => {
                 self.plan_turns(id, now);
@@ -274,9 +277,10 @@ impl World {
             }
             // It stays down until its disk is replaced.
             Err(_) if self.nemesis.is_rotten(id) => {}
-            // Its disk is made to fail just now; it starts again on a healthy one.
+            // Its disk is made to fail just now; the process ends, and starts again on a healthy one.
             Err(_) if self.nemesis.has_broken(id) => {
                 self.stats.fatal += 1;
+                self.hosts[&id].engine.kill();
                 self.repair_disk(id);
                 self.plan(RESTART_US, Event::Restart(id));
             }
