@@ -7,7 +7,7 @@
 //! Invariant: a promise holds whatever terms come, until the epoch is withdrawn, the leader says that it leads in that
 //! term no more, or a leader of a later term is known (it was elected by a quorum that was free to do so).
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use flotilla_raft::Role;
@@ -61,10 +61,41 @@ impl Promise {
 #[derive(Debug, Default)]
 pub(crate) struct Leading {
     term: Term,
-    /// Who was asked: the peer, in which epoch, when.
-    asked: BTreeMap<PeerId, (PeerInfo, u64, Time)>,
-    /// Who has promised, with the support that it hangs on.
-    promised: BTreeMap<PeerId, std::sync::Arc<Support>>,
+    /// Who was asked, by id. A list, for a handful in each of many regions.
+    followers: Vec<Follower>,
+}
+
+/// A follower that was asked for its promise.
+#[derive(Debug)]
+struct Follower {
+    peer: PeerInfo,
+    /// Epoch and moment of the last question.
+    epoch: u64,
+    asked_at: Time,
+    /// If it has promised, the support that the promise hangs on.
+    promised: Option<Arc<Support>>,
+}
+
+impl Leading {
+    fn find(&self, id: PeerId) -> Option<&Follower> {
+        self.followers.iter().find(|follower| follower.peer.id == id)
+    }
+
+    /// Notes a question. True if it is the first one to this follower.
+    fn note_asked(&mut self, peer: PeerInfo, epoch: u64, asked_at: Time) -> bool {
+        match self.followers.binary_search_by_key(&peer.id, |follower| follower.peer.id) {
+            Ok(at) => {
+                let follower = &mut self.followers[at];
+                (follower.peer, follower.epoch, follower.asked_at) = (peer, epoch, asked_at);
+                false
+            }
+            Err(at) => {
+                self.followers.reserve_exact(1);
+                self.followers.insert(at, Follower { peer, epoch, asked_at, promised: None });
+                true
+            }
+        }
+    }
 }
 
 /// A follower that may hold a promise to somebody here who does not lead any more. The worker repeats it until it is
@@ -72,7 +103,7 @@ pub(crate) struct Leading {
 #[derive(Clone, Debug)]
 pub(crate) struct Release {
     /// The region as it was.
-    pub region: std::sync::Arc<Region>,
+    pub region: Arc<Region>,
     /// Who led.
     pub from: PeerInfo,
     /// Who was asked.
@@ -98,18 +129,18 @@ impl Peer {
             let Some(support) = env.shared.supports.held_by(to.store, env.now) else { continue };
             let leading = self.leading.get_or_insert_default();
             if leading.term != term {
-                debug_assert!(leading.asked.is_empty(), "an earlier leadership was not ended");
+                debug_assert!(leading.followers.is_empty(), "an earlier leadership was not ended");
                 **leading = Leading { term, ..Leading::default() };
             }
-            let has_promised = leading.promised.get(&to.id).is_some_and(|s| s.epoch == support.epoch);
-            let was_asked = leading
-                .asked
-                .get(&to.id)
-                .is_some_and(|(_, epoch, at)| *epoch == support.epoch && env.now.ms_since(*at) < again_ms);
-            if has_promised || was_asked {
+            let is_settled = leading.find(to.id).is_some_and(|follower| {
+                let has_promised = follower.promised.as_ref().is_some_and(|s| s.epoch == support.epoch);
+                has_promised
+                    || (follower.epoch == support.epoch && env.now.ms_since(follower.asked_at) < again_ms)
+            });
+            if is_settled {
                 continue;
             }
-            if leading.asked.insert(to.id, (*to, support.epoch, env.now)).is_none() {
+            if leading.note_asked(*to, support.epoch, env.now) {
                 self.lease.count_support(term);
             }
             let ask = self.note(FortifyKind::Fortify, term, support.epoch);
@@ -135,8 +166,9 @@ impl Peer {
         }
         let support = env.shared.supports.of(from.store).filter(|support| support.epoch == note.epoch);
         let Some(leading) = self.leading.as_mut().filter(|leading| leading.term == term) else { return };
-        let (Some(support), true) = (support, leading.asked.contains_key(&from.id)) else { return };
-        leading.promised.insert(from.id, support);
+        let asked = leading.followers.iter_mut().find(|follower| follower.peer.id == from.id);
+        let (Some(support), Some(follower)) = (support, asked) else { return };
+        follower.promised = Some(support);
         self.publish_lease(true, env);
     }
 
@@ -162,7 +194,7 @@ impl Peer {
             return None;
         }
         let leading = self.leading.as_ref().filter(|leading| leading.term == self.node.term());
-        let promised = |id: PeerId| leading.and_then(|leading| leading.promised.get(&id)).cloned();
+        let promised = |id: PeerId| leading.and_then(|leading| leading.find(id)?.promised.clone());
         let voters = &self.node.configuration().voters;
         let mut lease = SupportLease::default();
         for half in [&voters.incoming, &voters.outgoing] {
@@ -184,13 +216,14 @@ impl Peer {
     /// Whether a follower has promised in the present epoch of its store.
     pub(crate) fn has_promise_of(&self, id: PeerId, epoch: u64) -> bool {
         let leading = self.leading.as_ref().filter(|leading| leading.term == self.node.term());
-        leading.and_then(|leading| leading.promised.get(&id)).is_some_and(|support| support.epoch == epoch)
+        let promised = leading.and_then(|leading| leading.find(id)?.promised.as_ref());
+        promised.is_some_and(|support| support.epoch == epoch)
     }
 
     /// This peer leads no more, or will be gone: whoever was asked must be released. The lease has ended before.
     pub(crate) fn end_leading(&mut self, env: &mut Env) {
         let Some(leading) = self.leading.take() else { return };
-        for (to, epoch, _) in leading.asked.into_values() {
+        for Follower { peer: to, epoch, .. } in leading.followers {
             let (region, from, term) = (self.region.clone(), self.me, leading.term);
             env.releases.push(Release { region, from, to, term, epoch });
         }
@@ -199,8 +232,8 @@ impl Peer {
     /// A follower is no member any more.
     pub(crate) fn release_removed(&mut self, gone: PeerId, env: &mut Env) {
         let Some(leading) = self.leading.as_mut() else { return };
-        leading.promised.remove(&gone);
-        if let Some((to, epoch, _)) = leading.asked.remove(&gone) {
+        let at = leading.followers.iter().position(|follower| follower.peer.id == gone);
+        if let Some(Follower { peer: to, epoch, .. }) = at.map(|at| leading.followers.remove(at)) {
             let (region, from, term) = (self.region.clone(), self.me, leading.term);
             env.releases.push(Release { region, from, to, term, epoch });
         }
