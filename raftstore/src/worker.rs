@@ -209,10 +209,10 @@ impl RaftWorker {
                     peer.writes.crowd(version, until);
                 }
             }
-            RaftMsg::Inspect(tell) => tell(self.peers.values().map(|peer| peer.status()).collect()),
+            RaftMsg::Inspect(tell) => tell(self.peers.values().filter_map(|peer| peer.status()).collect()),
             RaftMsg::InspectRecent(tell) => {
                 let recent = std::mem::replace(&mut self.recent, self.awake.clone());
-                tell(recent.iter().filter_map(|id| self.peers.get(id)).map(|peer| peer.status()).collect());
+                tell(recent.iter().filter_map(|id| self.peers.get(id)?.status()).collect());
             }
             RaftMsg::ShedLeaders => self.shed_leaders(),
             RaftMsg::Retire(retire) => match self.touch(retire.source) {

@@ -306,6 +306,7 @@ impl Peer {
         }
         self.region = std::sync::Arc::new(region);
         self.load.reshape();
+        self.siblings.clear();
         self.node.storage_mut().reset_to_snapshot(at, conf_state);
         self.applied = at;
         self.gc.reset(at.index);

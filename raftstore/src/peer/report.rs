@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flotilla_region::{Index, PeerId, StoreId};
 
-use super::Peer;
+use super::{Peer, Phase};
 use crate::msg::PeerStatus;
 use crate::placement::{LedRegion, PlacementMsg};
 use crate::time::Time;
@@ -140,8 +140,11 @@ impl Peer {
         }
     }
 
-    /// What there is to know about the peer.
-    pub(crate) fn status(&self) -> PeerStatus {
+    /// What there is to know about the peer. Nothing once it is being removed: its disk may be ahead of what it knows.
+    pub(crate) fn status(&self) -> Option<PeerStatus> {
+        if self.phase == Phase::Closing {
+            return None;
+        }
         let matched = if self.is_leader() {
             self.node
                 .progress_iter()
@@ -151,7 +154,7 @@ impl Peer {
         } else {
             Vec::new()
         };
-        PeerStatus {
+        Some(PeerStatus {
             region: self.region.clone(),
             peer: self.me,
             leader: self.node.leader(),
@@ -164,7 +167,7 @@ impl Peer {
             base: self.node.storage().base(),
             written_bytes: self.written_bytes,
             matched,
-        }
+        })
     }
 
     /// Followers that need a snapshot or much log before they can help.

@@ -50,9 +50,13 @@ const ORPHANED: &str =
     "a snapshot came before a committed split was applied anew: the child's log waited for its data for ever";
 const STORM: &str = "the simulator's late letters were answered by tombstones that called for more of them";
 const REFUSING: &str = "the simulator's disk went on failing after a process had failed to start on it";
+const LISTED: &str =
+    "a peer that is being removed told of itself what the snapshot on its disk had already overtaken";
+const SIBLINGS: &str =
+    "after a snapshot clients were told of a region's siblings from before: their routes went back";
 
 /// Every one of them.
-pub const REGRESSIONS: [Regression; 20] = [
+pub const REGRESSIONS: [Regression; 22] = [
     short(1350, WAITED),
     short(1909, REUSED),
     short(23, PROMOTED),
@@ -73,6 +77,8 @@ pub const REGRESSIONS: [Regression; 20] = [
     long(2_000_199, ORPHANED),
     long(2_000_070, STORM),
     long(2_000_494, REFUSING),
+    long(2_001_067, LISTED),
+    long(2_001_209, SIBLINGS),
 ];
 
 impl Regression {
