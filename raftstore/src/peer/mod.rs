@@ -111,6 +111,9 @@ pub(crate) enum Phase {
     Stopped,
     /// About to become part of another region: takes and does nothing more.
     Retired,
+    /// Retired, and the other region's peer here went away before it came to that: waits for the next one, or for its own
+    /// end.
+    Orphaned,
 }
 
 /// How a peer comes to be.
@@ -245,7 +248,10 @@ impl Peer {
         context: &RegionContext,
         leader_only: bool,
     ) -> Result<(), RequestError> {
-        if matches!(self.phase, Phase::Uninitialised | Phase::Closing | Phase::Stopped | Phase::Retired) {
+        if matches!(
+            self.phase,
+            Phase::Uninitialised | Phase::Closing | Phase::Stopped | Phase::Retired | Phase::Orphaned
+        ) {
             return Err(RequestError::RegionNotFound(self.id()));
         }
         if !context.peer.is_zero() && context.peer != self.me.id {

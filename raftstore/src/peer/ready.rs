@@ -20,7 +20,7 @@ const TRANSFER_CONTEXT: &[u8] = b"CampaignTransfer";
 impl Peer {
     /// A message that `peer` on `store` sent, possibly on behalf of another one.
     pub(crate) fn step(&mut self, (store, peer): (StoreId, PeerId), message: Message, env: &mut Env) {
-        if matches!(self.phase, Phase::Closing | Phase::Stopped | Phase::Retired)
+        if matches!(self.phase, Phase::Closing | Phase::Stopped | Phase::Retired | Phase::Orphaned)
             || self.breaks_promise(&message, env)
         {
             return;
@@ -334,7 +334,9 @@ impl Peer {
         if self.phase == Phase::Closing {
             return;
         }
-        if let Some(damage) = applied.stopped.filter(|_| self.phase != Phase::Retired) {
+        if let Some(damage) =
+            applied.stopped.filter(|_| !matches!(self.phase, Phase::Retired | Phase::Orphaned))
+        {
             return self.condemn(damage);
         }
         let conf_state = members_changed.then(|| self.region.conf_state());

@@ -54,9 +54,10 @@ const LISTED: &str =
     "a peer that is being removed told of itself what the snapshot on its disk had already overtaken";
 const SIBLINGS: &str =
     "after a snapshot clients were told of a region's siblings from before: their routes went back";
+const ABANDONED: &str = "a merged region whose target's peer went away counted as damaged, on a sound disk";
 
 /// Every one of them.
-pub const REGRESSIONS: [Regression; 22] = [
+pub const REGRESSIONS: [Regression; 23] = [
     short(1350, WAITED),
     short(1909, REUSED),
     short(23, PROMOTED),
@@ -79,6 +80,7 @@ pub const REGRESSIONS: [Regression; 22] = [
     long(2_000_494, REFUSING),
     long(2_001_067, LISTED),
     long(2_001_209, SIBLINGS),
+    long(2_001_241, ABANDONED),
 ];
 
 impl Regression {

@@ -184,8 +184,12 @@ impl Peer {
                 self.merge.retire_for = Some((retire.target, (!late).then_some(commit.at.index)));
                 self.maybe_retire(env);
             }
+            (Some(commit), Phase::Orphaned) => {
+                self.merge.retire_for = Some((retire.target, Some(commit.at.index)));
+                self.maybe_retire(env);
+            }
             // A snapshot of the target; only what is known to be merged is in its way.
-            (None, Phase::Live | Phase::Stopped)
+            (None, Phase::Live | Phase::Orphaned)
                 if env.shared.ranges.lock().is_doomed(self.id(), retire.target) =>
             {
                 // A split that is known to be committed gives birth first: what its children logged waits for it.
@@ -218,7 +222,7 @@ impl Peer {
     pub(crate) fn maybe_retire(&mut self, env: &mut Env) {
         let Some((_, upto)) = self.merge.retire_for else { return };
         if upto.is_some_and(|index| self.applied.index < index)
-            || !matches!(self.phase, Phase::Live | Phase::Stopped)
+            || !matches!(self.phase, Phase::Live | Phase::Orphaned)
         {
             return;
         }
@@ -247,7 +251,7 @@ impl Peer {
     /// The target's peer went away before it took this region over.
     pub(crate) fn on_abandoned(&mut self, target: RegionId, version: u64, env: &mut Env) {
         if self.phase == Phase::Retired {
-            self.phase = Phase::Stopped;
+            self.phase = Phase::Orphaned;
         }
         self.merge.retire_for = None;
         if version > 0 {
@@ -257,7 +261,7 @@ impl Peer {
 
     /// Another store has seen the region become part of `target`, which had `version` then.
     pub(crate) fn on_told(&mut self, target: RegionId, version: u64, env: &mut Env) {
-        if !matches!(self.phase, Phase::Live | Phase::Stopped) || self.merge.told.is_some() {
+        if !matches!(self.phase, Phase::Live | Phase::Orphaned) || self.merge.told.is_some() {
             return;
         }
         self.merge.told = Some((target, version));
@@ -274,7 +278,7 @@ impl Peer {
     /// those who have the keys since then have no peer here.
     pub(crate) fn maybe_bury(&mut self, env: &mut Env) -> Result<(), flotilla_engine::Error> {
         let Some((target, version)) = self.merge.told else { return Ok(()) };
-        if !matches!(self.phase, Phase::Live | Phase::Stopped) || self.has_split_ahead() {
+        if !matches!(self.phase, Phase::Live | Phase::Orphaned) || self.has_split_ahead() {
             return Ok(());
         }
         let stored = env.shared.engine.get(&keys::region_state(target))?.and_then(RegionState::decode);
