@@ -20,7 +20,9 @@ const TRANSFER_CONTEXT: &[u8] = b"CampaignTransfer";
 impl Peer {
     /// A message that `peer` on `store` sent, possibly on behalf of another one.
     pub(crate) fn step(&mut self, (store, peer): (StoreId, PeerId), message: Message, env: &mut Env) {
-        if matches!(self.phase, Phase::Closing | Phase::Stopped | Phase::Retired | Phase::Orphaned)
+        let is_forged = peer == self.me.id || (message.from != peer && !is_passed_on(message.kind));
+        if is_forged
+            || matches!(self.phase, Phase::Closing | Phase::Stopped | Phase::Retired | Phase::Orphaned)
             || self.breaks_promise(&message, env)
         {
             return;
@@ -387,4 +389,9 @@ impl Peer {
             Effect::Voided { region } => self.on_voided(region, env),
         }
     }
+}
+
+/// Whether peers pass such messages on in the name of others.
+fn is_passed_on(kind: MessageKind) -> bool {
+    matches!(kind, MessageKind::Propose | MessageKind::ReadIndex | MessageKind::TransferLeader)
 }
