@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::wire::pb;
 use crate::wire::pb::snapshot_chunk::Part;
 use crate::wire::pb::snapshot_reply::Kind;
+use bytes::Bytes;
 use flotilla_engine::SstWriter;
 use flotilla_raft::SnapshotMeta;
 use flotilla_region::{Index, KeyRange, RegionId, Space, StoreId, Term, keys};
@@ -34,6 +35,8 @@ struct Incoming {
     writer: Box<dyn SstWriter>,
     reply: ReplyTo,
     keys: u64,
+    /// First and last key so far.
+    outermost: Option<(Bytes, Bytes)>,
     crc: crc32fast::Hasher,
     last_progress: Time,
 }
@@ -85,13 +88,7 @@ impl Receiver {
         if !self.shared.ranges.lock().reserve(region, space, &range) {
             return Err((reply, Kind::Refused, "overlaps another region"));
         }
-        let (start, end) = keys::data_bounds(space, &range);
-        let writer = self
-            .shared
-            .engine
-            .sst_writer()
-            .and_then(|mut writer| writer.clear(&start, &end).map(|()| writer));
-        let Ok(writer) = writer else {
+        let Ok(writer) = self.shared.engine.sst_writer() else {
             self.shared.ranges.lock().unreserve(region);
             return Err((reply, Kind::Busy, "cannot write"));
         };
@@ -104,6 +101,7 @@ impl Receiver {
             writer,
             reply,
             keys: 0,
+            outermost: None,
             crc: crc32fast::Hasher::new(),
             last_progress: now,
         })
@@ -144,7 +142,9 @@ impl Receiver {
         incoming: Incoming,
         trailer: &pb::SnapshotTrailer,
     ) -> Result<(ReceivedSnapshot, ReplyTo), (ReplyTo, &'static str)> {
-        let Incoming { region, space, range, from_store, raft, writer, reply, keys, crc, .. } = incoming;
+        let Incoming {
+            region, space, range, from_store, raft, mut writer, reply, keys, outermost, crc, ..
+        } = incoming;
         if trailer.keys != keys || trailer.crc != crc.finalize() {
             return Err((reply, "checksum does not match"));
         }
@@ -156,6 +156,11 @@ impl Receiver {
         // The region may have shrunk since the header; if it grew, the sender has to start again.
         if descriptor.id != region || descriptor.space != space || !range.contains_range(&descriptor.range) {
             return Err((reply, "the region changed"));
+        }
+        if outermost.is_some_and(|(first, last)| {
+            !descriptor.range.contains(&first) || !descriptor.range.contains(&last)
+        }) {
+            return Err((reply, "key outside the region"));
         }
         let meta = SnapshotMeta {
             index: Index(trailer.index),
@@ -172,7 +177,9 @@ impl Receiver {
                 None => return Err((reply, "malformed merge state")),
             },
         };
-        match writer.finish() {
+        // What the region has lost since the header may be another one's here by now.
+        let (start, end) = keys::data_bounds(space, &descriptor.range);
+        match writer.clear(&start, &end).and_then(|()| writer.finish()) {
             Ok(file) => {
                 let (files, history) = (vec![file], trailer.history.clone());
                 Ok((ReceivedSnapshot { from_store, raft, descriptor, meta, merge, files, history }, reply))
@@ -222,6 +229,10 @@ impl Incoming {
             self.writer.put(&keys::data_key(self.space, key), value).map_err(|_| "cannot write")?;
         }
         self.keys += data.keys.len() as u64;
+        if let (Some(first), Some(last)) = (data.keys.first(), data.keys.last()) {
+            let first = self.outermost.take().map_or_else(|| first.clone(), |(first, _)| first);
+            self.outermost = Some((first, last.clone()));
+        }
         Ok(())
     }
 }

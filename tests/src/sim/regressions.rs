@@ -55,9 +55,11 @@ const LISTED: &str =
 const SIBLINGS: &str =
     "after a snapshot clients were told of a region's siblings from before: their routes went back";
 const ABANDONED: &str = "a merged region whose target's peer went away counted as damaged, on a sound disk";
+const SHRUNK: &str =
+    "a snapshot of a region that was cut after its header wiped what another region had here by then";
 
 /// Every one of them.
-pub const REGRESSIONS: [Regression; 23] = [
+pub const REGRESSIONS: [Regression; 24] = [
     short(1350, WAITED),
     short(1909, REUSED),
     short(23, PROMOTED),
@@ -81,6 +83,7 @@ pub const REGRESSIONS: [Regression; 23] = [
     long(2_001_067, LISTED),
     long(2_001_209, SIBLINGS),
     long(2_001_241, ABANDONED),
+    long(2_001_454, SHRUNK),
 ];
 
 impl Regression {
