@@ -27,7 +27,7 @@ impl GlobalTime {
 }
 
 /// A store's monotonic clock. Engine calls of the turn under way advance it, so that a worker that asks twice sees
-/// that its disk was slow.
+/// that its disk was slow. For that worker alone: the others work meanwhile, and its next turn is not before that.
 pub struct SimClock {
     global: GlobalTime,
     engine: Arc<MemEngine>,
@@ -39,8 +39,6 @@ pub struct SimClock {
     wall_ms: AtomicI64,
     /// Time that engine calls of the present turn have taken.
     within_us: AtomicU64,
-    /// Latest moment told; the clock never goes back.
-    floor_us: AtomicU64,
 }
 
 impl SimClock {
@@ -53,7 +51,6 @@ impl SimClock {
             drift_ppm,
             wall_ms: AtomicI64::new(0),
             within_us: AtomicU64::new(0),
-            floor_us: AtomicU64::new(0),
         }
     }
 
@@ -96,8 +93,7 @@ impl Clock for SimClock {
     fn now(&self) -> Time {
         let within = self.engine.take_elapsed_us();
         let within = self.within_us.fetch_add(within, Ordering::Relaxed) + within;
-        let now = self.local_us(self.global.now_us()) + within;
-        Time(self.floor_us.fetch_max(now, Ordering::Relaxed).max(now))
+        Time(self.local_us(self.global.now_us()) + within)
     }
 
     fn unix_ms(&self) -> u64 {
