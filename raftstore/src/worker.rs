@@ -476,7 +476,7 @@ impl RaftWorker {
 
     /// The peer was removed. It hears of it again if it has something left to do.
     fn close(&mut self, region: RegionId) {
-        if let Some((peer, env)) = self.touch(region).filter(|(peer, _)| !peer.has_split_ahead()) {
+        if let Some((peer, env)) = self.touch(region).filter(|(peer, env)| !peer.has_child_to_bear(env)) {
             peer.close(env);
         }
     }

@@ -15,6 +15,7 @@ use flotilla_region::{
 use crate::entry::{AdminCommand, Payload, SplitPart, encode_admin};
 use crate::error::RequestError;
 use crate::msg::{AdminDone, Callers, CreatePeer, RaftMsg};
+use crate::peer::log::PeerLog;
 use crate::peer::{Peer, Phase};
 use crate::placement::PlacementMsg;
 use crate::shared::{Counters, Shared};
@@ -67,16 +68,17 @@ impl Peer {
         env.shared.links.placement.send(PlacementMsg::IdsLow);
     }
 
-    /// Whether a split is committed here and not applied yet. Only that gives the children their data, and what they
-    /// logged waits for it (rule W6): until then nothing may end this peer's log.
-    pub(crate) fn has_split_ahead(&self) -> bool {
+    /// Whether a split is committed here and not applied yet though a child has a log: the store applied it in an earlier
+    /// life. Only that split gives the child its data (rule W6): until then nothing may end this peer's log.
+    pub(crate) fn has_child_to_bear(&self, env: &Env) -> bool {
         const PAGE_BYTES: u64 = 1024 * 1024;
         let commit = self.node.commit();
         let mut next = self.applied.index.next();
         while self.phase == Phase::Live && next <= commit {
             let page = self.node.entries(next, PAGE_BYTES).unwrap_or_default();
             let Some(last) = page.last() else { return true };
-            if page.iter().take_while(|entry| entry.index <= commit).any(is_split) {
+            let mut known = page.iter().take_while(|entry| entry.index <= commit);
+            if known.any(|entry| has_log_of_child(entry, env)) {
                 return true;
             }
             next = last.index.next();
@@ -198,9 +200,17 @@ pub(crate) fn apply_split(
     Ok(living)
 }
 
-fn is_split(entry: &Entry) -> bool {
-    let payload = Payload::decode(entry.data.clone());
-    matches!(payload, Some(Payload::Admin { command: AdminCommand::Split(..), .. }))
+/// Whether `entry` is a split of which a child has a log here, or may have one.
+fn has_log_of_child(entry: &Entry, env: &Env) -> bool {
+    let Some(Payload::Admin { command: AdminCommand::Split(parts, _), .. }) =
+        Payload::decode(entry.data.clone())
+    else {
+        return false;
+    };
+    let engine = &*env.shared.engine;
+    let has_log =
+        |region: RegionId, peer: &PeerId| PeerLog::has_entries(engine, region, *peer).unwrap_or(true);
+    parts.iter().any(|part| part.peers.iter().any(|peer| has_log(part.region, peer)))
 }
 
 #[cfg(test)]

@@ -267,7 +267,7 @@ impl Peer {
             && received.meta.index > self.applied.index
             && received.descriptor.peer(self.me.id).is_some()
             && received.raft.to_peer.as_ref().is_some_and(|to| to.id == self.me.id.0)
-            && !self.has_split_ahead();
+            && !self.has_child_to_bear(env);
         let header = received.raft.message.clone();
         let message = header.and_then(|m| wire::snapshot_message(m, received.meta.clone()));
         let (Some(message), true) = (message, usable) else {

@@ -278,7 +278,7 @@ impl Peer {
     /// those who have the keys since then have no peer here.
     pub(crate) fn maybe_bury(&mut self, env: &mut Env) -> Result<(), flotilla_engine::Error> {
         let Some((target, version)) = self.merge.told else { return Ok(()) };
-        if !matches!(self.phase, Phase::Live | Phase::Orphaned) || self.has_split_ahead() {
+        if !matches!(self.phase, Phase::Live | Phase::Orphaned) || self.has_child_to_bear(env) {
             return Ok(());
         }
         let stored = env.shared.engine.get(&keys::region_state(target))?.and_then(RegionState::decode);
