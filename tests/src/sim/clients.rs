@@ -345,7 +345,8 @@ impl World {
         self.trace.note(began_us, &[10, client as u64, called], || format!("client {client} wants {wish:?}"));
         if let Wish::Put(pairs, ttl_s @ 1..) = &wish {
             for (key, value) in pairs.clone() {
-                self.plan(ttl_s * 1_000_000, Event::Client(ClientEvent::Expire(key, value)));
+                // Stores count whole milliseconds, and the last one need not be over.
+                self.plan(ttl_s * 1_000_000 - 1_000, Event::Client(ClientEvent::Expire(key, value)));
             }
         }
         self.clients.list[client].underway = Some(Underway { wish, called, began_us, plan, is_last });
