@@ -116,6 +116,13 @@ pub(crate) enum Phase {
     Orphaned,
 }
 
+impl Phase {
+    /// Whether the peer takes part in nothing any more.
+    pub(crate) fn is_over(self) -> bool {
+        matches!(self, Self::Closing | Self::Stopped | Self::Retired | Self::Orphaned)
+    }
+}
+
 /// How a peer comes to be.
 pub(crate) struct NewPeer {
     pub region: Arc<Region>,
@@ -248,10 +255,7 @@ impl Peer {
         context: &RegionContext,
         leader_only: bool,
     ) -> Result<(), RequestError> {
-        if matches!(
-            self.phase,
-            Phase::Uninitialised | Phase::Closing | Phase::Stopped | Phase::Retired | Phase::Orphaned
-        ) {
+        if self.phase == Phase::Uninitialised || self.phase.is_over() {
             return Err(RequestError::RegionNotFound(self.id()));
         }
         if !context.peer.is_zero() && context.peer != self.me.id {

@@ -21,10 +21,7 @@ impl Peer {
     /// A message that `peer` on `store` sent, possibly on behalf of another one.
     pub(crate) fn step(&mut self, (store, peer): (StoreId, PeerId), message: Message, env: &mut Env) {
         let is_forged = peer == self.me.id || (message.from != peer && !is_passed_on(message.kind));
-        if is_forged
-            || matches!(self.phase, Phase::Closing | Phase::Stopped | Phase::Retired | Phase::Orphaned)
-            || self.breaks_promise(&message, env)
-        {
+        if is_forged || self.phase.is_over() || self.breaks_promise(&message, env) {
             return;
         }
         if self.region.peer(peer).is_none() {
