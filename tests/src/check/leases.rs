@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use flotilla_region::{Region, StoreId};
 
+use super::tiling::first_overlap;
+
 /// A lease that is valid now.
 #[derive(Clone, Debug)]
 pub struct Lease {
@@ -18,24 +20,19 @@ pub struct Lease {
 /// # Errors
 /// A sentence that names two that overlap.
 pub fn check_leases(held: &[Lease]) -> Result<(), String> {
-    for (i, a) in held.iter().enumerate() {
-        for b in &held[i + 1..] {
-            let overlap = a.region.space == b.region.space && a.region.range.overlaps(&b.region.range);
-            if overlap {
-                return Err(format!(
-                    "two valid leases over one range: store {} on region {} {:?} version {}, store {} on region {} \
-                     {:?} version {}",
-                    a.store,
-                    a.region.id,
-                    a.region.range,
-                    a.region.epoch.version,
-                    b.store,
-                    b.region.id,
-                    b.region.range,
-                    b.region.epoch.version
-                ));
-            }
-        }
+    match first_overlap(held, |lease| &lease.region) {
+        None => Ok(()),
+        Some((a, b)) => Err(format!(
+            "two valid leases over one range: store {} on region {} {:?} version {}, store {} on region {} {:?} \
+             version {}",
+            a.store,
+            a.region.id,
+            a.region.range,
+            a.region.epoch.version,
+            b.store,
+            b.region.id,
+            b.region.range,
+            b.region.epoch.version
+        )),
     }
-    Ok(())
 }

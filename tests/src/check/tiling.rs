@@ -84,17 +84,24 @@ impl Disks {
 }
 
 fn check_disjoint(store: StoreId, regions: &[Region]) -> Result<(), String> {
-    for (i, a) in regions.iter().enumerate() {
-        for b in &regions[i + 1..] {
-            if a.space == b.space && a.range.overlaps(&b.range) {
-                return Err(format!(
-                    "regions {} {:?} version {} and {} {:?} version {} overlap on store {store}",
-                    a.id, a.range, a.epoch.version, b.id, b.range, b.epoch.version
-                ));
-            }
-        }
+    match first_overlap(regions, |region| region) {
+        None => Ok(()),
+        Some((a, b)) => Err(format!(
+            "regions {} {:?} version {} and {} {:?} version {} overlap on store {store}",
+            a.id, a.range, a.epoch.version, b.id, b.range, b.epoch.version
+        )),
     }
-    Ok(())
+}
+
+/// Two whose regions overlap, if any do: in the order of their starts, two neighbours then do.
+pub fn first_overlap<T>(all: &[T], region: impl Fn(&T) -> &Region) -> Option<(&T, &T)> {
+    let mut sorted: Vec<&T> = all.iter().collect();
+    sorted.sort_by(|a, b| {
+        let (a, b) = (region(a), region(b));
+        (a.space, &a.range.start).cmp(&(b.space, &b.range.start))
+    });
+    let overlap = |a: &Region, b: &Region| a.space == b.space && a.range.overlaps(&b.range);
+    sorted.windows(2).find(|pair| overlap(region(pair[0]), region(pair[1]))).map(|pair| (pair[0], pair[1]))
 }
 
 /// Checks that regions cover the user space without gap or overlap.

@@ -129,9 +129,9 @@ impl World {
                     let (region, leaders) = (&status.region, &mut self.operator.leaders);
                     leaders.retain(|id, known| {
                         *id == region.id
+                            || known.region.epoch.version >= region.epoch.version
                             || known.region.space != region.space
                             || !known.region.range.overlaps(&region.range)
-                            || known.region.epoch.version >= region.epoch.version
                     });
                     self.operator.leaders.insert(id, status.clone());
                 }
