@@ -1,6 +1,7 @@
 //! Puts and linearizable gets beside etcd: the same keys, sizes, clients and connections, on the same machine in the same
 //! run. The systems take turns under the load, several rounds; figures are medians of the rounds. Calls are unary, as
-//! etcd's are; beside them stands the stream of our protocol on which many clients share messages.
+//! etcd's are; beside them stands the stream of our protocol on which many clients share messages, and for gets what the
+//! same calls cost without a store.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use flotilla_bench::report::{Report, median};
 
 use crate::client::Cluster;
 use crate::common::{Common, still};
+use crate::echo::Echoes;
 use crate::etcd::{self, Etcd};
 use crate::load::{self, Data, Op, Target, Uniform};
 use crate::stores::Stores;
@@ -86,6 +88,9 @@ pub async fn run(args: &Args) -> Result<(), String> {
         }
     }
     for op in [Op::Put, Op::Get] {
+        if op == Op::Get {
+            contestants.push(ceiling(args, keys).await?);
+        }
         for &clients in &clients {
             measure(&contestants, op, rounds, &common.plan(clients, seconds), &mut report).await?;
         }
@@ -147,6 +152,13 @@ async fn theirs(
     Ok(contestants)
 }
 
+/// Gets of nothing.
+async fn ceiling(args: &Args, keys: u64) -> Result<Contestant, String> {
+    let echoes = Echoes::start(args.value_bytes, args.common.connections).await?;
+    let (data, pids) = (Data::new(keys, args.value_bytes), echoes.pids());
+    Ok(Contestant { name: "calls of nothing".into(), target: Target::Echo(Arc::new(echoes)), data, pids })
+}
+
 async fn measure(
     contestants: &[Contestant],
     op: Op,
@@ -198,8 +210,8 @@ fn ratios(contestants: &[Contestant], clients: &[usize], report: &mut Report) {
                 for clients in clients {
                     let rate = |name: &str| report.value(name, &clients.to_string(), op);
                     let (Some(a), Some(b)) = (rate(&our.name), rate(&their.name)) else { continue };
-                    let metric = format!("{op}, times those of {}", their.name);
-                    report.add(&our.name, clients, &metric, a / b.max(f64::MIN_POSITIVE), "×");
+                    let (times, unit) = (a / b.max(f64::MIN_POSITIVE), "×");
+                    report.add(&our.name, clients, &format!("{op}, times {}", their.name), times, unit);
                 }
             }
         }

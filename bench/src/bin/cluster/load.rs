@@ -10,6 +10,7 @@ use flotilla_bench::latency::Latencies;
 use tokio::task::JoinSet;
 
 use crate::client::{Cluster, Done, Request};
+use crate::echo::Echoes;
 use crate::etcd::Etcd;
 
 /// Pairs in one request while the keys are filled in.
@@ -161,6 +162,8 @@ pub enum Target {
     Flotilla(Arc<Cluster>),
     /// A peer.
     Etcd(Arc<Etcd>),
+    /// Calls without a store behind them.
+    Echo(Arc<Echoes>),
 }
 
 impl Target {
@@ -172,7 +175,10 @@ impl Target {
             (Target::Etcd(etcd), Action::Get(key, value_bytes)) => {
                 check_length(etcd.get(key).await?, value_bytes).map(|()| 0)
             }
-            (Target::Etcd(_), _) => Err("this load is made of puts and gets only".into()),
+            (Target::Echo(echoes), Action::Get(key, value_bytes)) => {
+                check_length(Some(echoes.get(key).await?), value_bytes).map(|()| 0)
+            }
+            (Target::Etcd(_) | Target::Echo(_), _) => Err("this load is not for this target".into()),
         }
     }
 }

@@ -12,6 +12,7 @@ mod changes;
 mod client;
 mod common;
 mod disks;
+mod echo;
 mod etcd;
 mod idle;
 mod link;
@@ -62,6 +63,8 @@ enum Bench {
     Changes(changes::Args),
     /// Load on stores that run already
     Load(LoadArgs),
+    #[command(hide = true)]
+    Echo(echo::Args),
     /// Make the README of a folder of results
     Readme {
         /// The folder
@@ -129,6 +132,7 @@ async fn run(bench: &Bench) -> Result<(), String> {
         Bench::Amplification(args) => disks::amplification(args).await,
         Bench::Changes(args) => changes::run(args).await,
         Bench::Load(args) => load_on(args).await,
+        Bench::Echo(args) => echo::serve(args).await,
         Bench::Readme { folder } => report::write_text(&folder.join("README.md"), &summary::readme(folder)?),
     }
 }
