@@ -47,7 +47,8 @@ impl Peer {
         let last = self.node.last_index().0;
         let to = if self.is_leader() {
             let slowest = self.node.progress_iter().map(|(_, p)| p.matched.0).min().unwrap_or(0);
-            let forced = last.saturating_sub(config.log_force_entries);
+            let by_bytes = self.node.storage().index_before_last(config.log_force_bytes).0;
+            let forced = last.saturating_sub(config.log_force_entries).max(by_bytes);
             self.gc.durable.0.min(slowest.max(forced))
         } else {
             self.gc.durable.0.saturating_sub(config.log_keep_entries)
@@ -65,5 +66,23 @@ impl Peer {
             delete_from,
             ..LogTask::default()
         });
+    }
+
+    /// Drops entries from memory that can be read from `log`; those that a living follower lacks only if `needed_too`.
+    /// Returns whether anything is left that may be dropped some time.
+    pub(crate) fn shed_entries(&mut self, needed_too: bool) -> bool {
+        let me = self.me.id;
+        let lacking = self.node.progress_iter().filter(|(id, p)| *id != me && p.is_alive());
+        let known = lacking.map(|(_, p)| p.matched).min().filter(|_| self.is_leader() && !needed_too);
+        self.node.storage_mut().evict(known.unwrap_or(Index(u64::MAX)))
+    }
+
+    /// Reads entries after `known` into memory, the last `bytes_max` of them at most.
+    pub(crate) fn warm(&mut self, known: Index, bytes_max: u64, env: &mut Env) {
+        let log = self.node.storage_mut();
+        log.warm(known, bytes_max);
+        if log.list_cache() {
+            env.cached.push_back(self.region.id);
+        }
     }
 }

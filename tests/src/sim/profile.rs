@@ -213,6 +213,7 @@ impl Profile {
         };
         profile.draw_load(rng);
         draw_liveness(rng, &mut profile);
+        draw_log_limits(&mut Prng::new(rng.clone().next_u64()), &mut profile.config);
         profile
     }
 
@@ -291,6 +292,14 @@ fn draw_liveness(rng: &mut Prng, profile: &mut Profile) {
     if rng.chance(1, 3) && !profile.faults.contains(&Fault::Rot) {
         // A comparison tells everybody everything, and finds what rots where nobody reads.
         config.check_interval_ms = 0;
+    }
+}
+
+/// Without a further number from the common sequence, so that earlier seeds mean what they did.
+fn draw_log_limits(rng: &mut Prng, config: &mut StoreConfig) {
+    config.transfer_lag_entries = *rng.pick(&[0, 2, 20, 256]);
+    if config.log_force_entries < LOG_FORCE_NEVER {
+        config.log_force_bytes = *rng.pick(&[300, 3_000, 192 << 20]);
     }
 }
 
