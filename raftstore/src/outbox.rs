@@ -141,5 +141,6 @@ pub(crate) fn raft_message(
         merge: bytes::Bytes::new(),
         check: None,
         fortification: None,
+        is_gone: false,
     }
 }

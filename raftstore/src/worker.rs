@@ -32,6 +32,7 @@ mod stale;
 
 pub(crate) use env::Env;
 use rest::Unrest;
+use stale::Farewells;
 pub(crate) use stale::ask_others;
 
 /// Ticks between looks at what only changes slowly: reports to placement, stale peers.
@@ -53,6 +54,7 @@ pub(crate) struct RaftWorker {
     /// Peers that were awake at some time since the size check last asked.
     recent: BTreeSet<RegionId>,
     unrest: Unrest,
+    farewells: Farewells,
     /// Regions that are out of service.
     quarantine: Quarantine,
     /// Removed peers whose log goes once their tombstone is durable (rule W4).
@@ -72,6 +74,7 @@ impl RaftWorker {
             awake: BTreeSet::new(),
             recent: BTreeSet::new(),
             unrest: Unrest::default(),
+            farewells: Farewells::default(),
             quarantine: Quarantine::default(),
             dead: BTreeSet::new(),
             next_tick: Time::default(),
@@ -300,7 +303,10 @@ impl RaftWorker {
             return self.on_merge_message(region, from, to, &raft.merge);
         }
         if raft.is_tombstone {
-            return self.on_tombstone(region, to, epoch);
+            return self.on_tombstone(region, from, to, epoch);
+        }
+        if raft.is_gone {
+            return self.farewells.end(region, from.id);
         }
         if raft.check_stale {
             return self.on_question(region, from, to, epoch);
@@ -577,6 +583,7 @@ impl RaftWorker {
         let is_slow = self.ticks.is_multiple_of(SLOW_TICKS);
         if is_slow {
             self.ask_about_stale_peers();
+            self.pump_farewells();
         }
         let Self { peers, awake, env, touched, .. } = self;
         if awake.len() == peers.len() {

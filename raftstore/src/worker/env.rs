@@ -30,6 +30,8 @@ pub(crate) struct Env {
     pub looks: BTreeSet<(Time, RegionId)>,
     /// Followers to be released, for the worker.
     pub releases: Vec<Release>,
+    /// Peers that were removed from regions here, for the worker.
+    pub removed: Vec<(RegionId, PeerInfo)>,
     number: u64,
     incarnations: u64,
 }
@@ -53,6 +55,7 @@ impl Env {
             bound_to: BTreeMap::new(),
             looks: BTreeSet::new(),
             releases: Vec::new(),
+            removed: Vec::new(),
             number,
             incarnations: 0,
         }

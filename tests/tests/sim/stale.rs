@@ -3,7 +3,7 @@
 use flotilla_engine::{Engine, Prng};
 use flotilla_placement::{RegionInfo, StoreState};
 use flotilla_raftstore::RegionState;
-use flotilla_region::{Region, RegionId, StoreId, keys};
+use flotilla_region::{PeerRole, Region, RegionId, StoreId, keys};
 use flotilla_tests::sim::profile::Profile;
 use flotilla_tests::sim::world::World;
 
@@ -15,6 +15,10 @@ const LONG_US: u64 = 15_000_000;
 
 /// So many stores without faults, clients or comparisons, and three replicas of every region.
 fn world(seed: u64, stores: u64) -> World {
+    world_with(seed, stores, 3_000)
+}
+
+fn world_with(seed: u64, stores: u64, stale_peer_ms: u64) -> World {
     let mut profile = Profile::draw(&mut Prng::new(seed ^ 0x5eed_5eed)).calm();
     profile.stores = stores;
     profile.replicas = 3;
@@ -25,6 +29,7 @@ fn world(seed: u64, stores: u64) -> World {
     config.placement.meta_replicas = 3;
     config.check_interval_ms = 0;
     config.split_bytes = 0;
+    config.stale_peer_ms = stale_peer_ms;
     let mut world = World::new(seed, profile, false);
     wait(&mut world, "every region has three voters", |world| {
         let full = |id| world.operator.leader_of(id).is_some_and(|leader| leader.region.peers.len() == 3);
@@ -82,6 +87,28 @@ fn forsaken(world: &mut World) -> (StoreId, Vec<StoreId>) {
     assert!(region_on(world, lost, USER).is_some(), "it heard of nothing");
     before.retain(|id| *id != lost);
     (lost, before)
+}
+
+/// A replica that hears of its demotion, and then nobody any more while it is removed.
+fn removed_unheard(world: &mut World) -> StoreId {
+    let leader = world.operator.leader_of(USER).expect("led").peer.store;
+    let meta = world.operator.leader_of(RegionId::META).expect("led").peer.store;
+    let mut here = holders(world).into_iter();
+    let store = here.find(|id| *id != leader && *id != meta).expect("three replicas");
+    world.operator.wanted.insert(store, StoreState::Offline);
+    let limit = world.now_us() + PATIENCE_US;
+    let is_learner =
+        |region: Region| region.peer_on(store).is_some_and(|peer| peer.role == PeerRole::Learner);
+    while !region_on(world, store, USER).is_some_and(is_learner) {
+        assert!(world.now_us() < limit, "no demotion");
+        run_for(world, 1_000);
+    }
+    for other in world.hosts.keys().copied().filter(|id| *id != store).collect::<Vec<_>>() {
+        world.network.swallow(other, store);
+    }
+    wait(world, "it is removed", |world| !holders(world).contains(&store));
+    run_for(world, 1_000_000);
+    store
 }
 
 fn restart(world: &mut World, stores: &[StoreId]) {
@@ -152,5 +179,22 @@ fn a_voter_without_a_leader_is_not_ended_by_what_does_not_prove_that_it_left() {
             told(&world, here.epoch.conf_ver + 1);
             wait(&mut world, "a later membership ends it", |world| region_on(world, store, USER).is_none());
         }
+    }
+}
+
+#[test]
+fn a_removed_peer_is_told_until_it_has_heard_it_whoever_leads_by_then() {
+    for seed in 30..36 {
+        // It does not ask by itself, and being a learner it does not campaign.
+        let mut world = world_with(seed, 4, 3_600_000);
+        let lost = removed_unheard(&mut world);
+        if seed % 2 == 0 {
+            let leader = world.operator.leader_of(USER).expect("led").peer.store;
+            world.stop(leader, "test");
+            run_for(&mut world, 5_000_000);
+        }
+        assert!(region_on(&world, lost, USER).is_some(), "seed {seed}: it heard of nothing");
+        world.network.heal();
+        wait(&mut world, "the removed peer ends", |world| region_on(world, lost, USER).is_none());
     }
 }
