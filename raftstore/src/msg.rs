@@ -326,12 +326,11 @@ pub(crate) enum ApplyMsg {
     Task(ApplyTask),
     /// Install a snapshot.
     Snapshot(Box<InstallSnapshot>),
-    /// Remove the region: tombstone, data.
+    /// Remove the region, of which `descriptor` is the last that is known here: tombstone, data.
     Destroy {
-        region: RegionId,
+        descriptor: Arc<Region>,
         peer: PeerId,
         incarnation: Incarnation,
-        epoch: RegionEpoch,
         merged: Option<(RegionId, u64)>,
     },
     /// Show that the worker lives.

@@ -142,5 +142,6 @@ pub(crate) fn raft_message(
         check: None,
         fortification: None,
         transfer: None,
+        is_gone: false,
     }
 }

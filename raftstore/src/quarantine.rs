@@ -16,10 +16,9 @@ use crate::background::BackgroundMsg;
 use crate::codec::{get_bytes, get_u64, put_bytes, put_u64};
 use crate::error::{Damage, Quarantined};
 use crate::msg::{Applied, ApplyMsg, CreatePeer, Effect, Incarnation, RaftMsg};
-use crate::outbox::raft_message;
 use crate::shared::Counters;
 use crate::state::LogId;
-use crate::worker::Env;
+use crate::worker::{Env, ask_others};
 
 /// What is known of a damaged region.
 pub(crate) struct Bad {
@@ -130,18 +129,18 @@ impl Quarantine {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.closing.is_none()) else { return };
         entry.closing = Some(incarnation);
         let peer = entry.peers.first().copied().unwrap_or_default();
-        let epoch = match &entry.region {
+        let descriptor = match &entry.region {
             Some(region) => {
                 // Whoever removes a region has to know its range.
                 let (region, applied) = (region.clone(), LogId::default());
                 let register =
                     ApplyMsg::Register { region: region.clone(), peer, incarnation, applied, merge: None };
                 env.apply(id, register);
-                region.epoch
+                region
             }
-            None => epoch,
+            None => Arc::new(Region { id, epoch, ..Region::default() }),
         };
-        env.apply(id, ApplyMsg::Destroy { region: id, peer, incarnation, epoch, merged: None });
+        env.apply(id, ApplyMsg::Destroy { descriptor, peer, incarnation, merged: None });
     }
 
     /// The removal is written. Returns the peers whose logs may go once that is durable.
@@ -218,21 +217,21 @@ impl Quarantine {
     }
 
     /// Asks the others whether the damaged peers are still members: the word that they are not may have been lost.
-    pub(crate) fn ask_others(&self, env: &mut Env) {
-        for entry in self.entries.values() {
-            let Some(region) = &entry.region else { continue };
-            let me = entry.peers.first().and_then(|peer| region.peer(*peer)).copied();
-            let me = me.unwrap_or(PeerInfo {
-                id: entry.peers.first().copied().unwrap_or_default(),
-                store: env.shared.origin.store,
-                ..PeerInfo::default()
-            });
-            for other in region.peers.iter().filter(|p| p.store != me.store) {
-                let mut question = raft_message(region, me, *other, None, false);
-                question.check_stale = true;
-                env.outbox.push(other.store, question);
+    pub(crate) fn ask_others(&mut self, env: &mut Env) {
+        let mut gone = Vec::new();
+        for (id, entry) in &self.entries {
+            let (Some(region), Some(peer)) = (&entry.region, entry.peers.first()) else { continue };
+            if env.shared.directory.read().has_left(region, *peer) {
+                gone.push(*id);
+                continue;
             }
+            let store = env.shared.origin.store;
+            let listed = region.peer(*peer).copied();
+            let me = listed.unwrap_or(PeerInfo { id: *peer, store, ..PeerInfo::default() });
+            let others = region.peers.iter().filter(|p| p.store != store).copied().collect();
+            ask_others(region, me, others, env);
         }
+        gone.into_iter().for_each(|id| self.close(id, RegionEpoch::default(), env));
     }
 }
 

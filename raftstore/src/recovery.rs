@@ -51,7 +51,7 @@ fn bury_removed(engine: &dyn Engine, removed: &[StoredRegion]) -> Result<(), Sto
         batch.delete(&keys::merge_state(region.id));
         batch.delete(&keys::quarantine(region.id));
         // The descriptor does not name the removed peer any more; its epoch keeps it away.
-        let tombstone = RegionState::Tombstone { peer: PeerId::ZERO, epoch: region.epoch, merged: None };
+        let tombstone = RegionState::tombstone(PeerId::ZERO, region, None);
         batch.put(&keys::region_state(region.id), &tombstone.encode());
     }
     engine.write(&batch)?;

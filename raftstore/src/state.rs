@@ -28,10 +28,18 @@ pub enum RegionState {
         /// The region that it became a part of, with that one's version after the merge: the group is gone on all
         /// stores, or will be.
         merged: Option<(RegionId, u64)>,
+        /// The peers by that epoch; empty = not known. Whoever belonged to an earlier membership only is gone, too.
+        members: Vec<PeerId>,
     },
 }
 
 impl RegionState {
+    /// The record of a removal: `region` as this store knew it last.
+    pub(crate) fn tombstone(peer: PeerId, region: &Region, merged: Option<(RegionId, u64)>) -> Self {
+        let members = region.peers.iter().map(|p| p.id).collect();
+        Self::Tombstone { peer, epoch: region.epoch, merged, members }
+    }
+
     /// Serialised form.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64);
@@ -40,7 +48,7 @@ impl RegionState {
                 out.push(NORMAL);
                 put_region(&mut out, region);
             }
-            Self::Tombstone { peer, epoch, merged } => {
+            Self::Tombstone { peer, epoch, merged, members } => {
                 out.push(if merged.is_some() { MERGED } else { TOMBSTONE });
                 put_u64(&mut out, peer.0);
                 put_u64(&mut out, epoch.conf_ver);
@@ -49,6 +57,7 @@ impl RegionState {
                     put_u64(&mut out, target.0);
                     put_u64(&mut out, *version);
                 }
+                members.iter().for_each(|member| put_u64(&mut out, member.0));
             }
         }
         out
@@ -65,10 +74,20 @@ impl RegionState {
                     MERGED => Some((RegionId(get_u64(&mut data)?), get_u64(&mut data)?)),
                     _ => None,
                 },
+                members: get_members(&mut data)?,
             }),
             _ => None,
         }
     }
+}
+
+/// The rest of a tombstone: earlier versions wrote none.
+fn get_members(data: &mut Bytes) -> Option<Vec<PeerId>> {
+    let mut members = Vec::with_capacity(data.len() / 8);
+    while !data.is_empty() {
+        members.push(PeerId(get_u64(data)?));
+    }
+    Some(members)
 }
 
 /// Appends a descriptor.
@@ -228,11 +247,13 @@ mod tests {
                 peer: PeerId(9),
                 epoch: RegionEpoch { conf_ver: 1, version: 2 },
                 merged: None,
+                members: Vec::new(),
             },
             RegionState::Tombstone {
                 peer: PeerId(9),
                 epoch: RegionEpoch { conf_ver: 1, version: 2 },
                 merged: Some((RegionId(3), 9)),
+                members: vec![PeerId(8), PeerId(9)],
             },
         ] {
             assert_eq!(RegionState::decode(state.encode().into()), Some(state));

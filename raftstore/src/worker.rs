@@ -30,9 +30,12 @@ use crate::wire::{self, HeartbeatCell};
 
 mod env;
 mod rest;
+mod stale;
 
 pub(crate) use env::Env;
 use rest::Unrest;
+use stale::Farewells;
+pub(crate) use stale::ask_others;
 
 /// Ticks between looks at what only changes slowly: reports to placement, stale peers.
 const SLOW_TICKS: u64 = 10;
@@ -55,6 +58,7 @@ pub(crate) struct RaftWorker {
     /// Peers that were awake at some time since the size check last asked.
     recent: BTreeSet<RegionId>,
     unrest: Unrest,
+    farewells: Farewells,
     /// Regions that are out of service.
     quarantine: Quarantine,
     /// Removed peers whose log goes once their tombstone is durable (rule W4).
@@ -74,6 +78,7 @@ impl RaftWorker {
             awake: BTreeSet::new(),
             recent: BTreeSet::new(),
             unrest: Unrest::default(),
+            farewells: Farewells::default(),
             quarantine: Quarantine::default(),
             dead: BTreeSet::new(),
             next_tick: Time::default(),
@@ -306,7 +311,13 @@ impl RaftWorker {
             return self.on_merge_message(region, from, to, &raft.merge);
         }
         if raft.is_tombstone {
-            return self.on_tombstone(region, to, epoch);
+            return self.on_tombstone(region, from, to, epoch);
+        }
+        if raft.is_gone {
+            return self.farewells.end(region, from.id);
+        }
+        if raft.check_stale {
+            return self.on_question(region, from, to, epoch);
         }
         if let Some(note) = &raft.fortification {
             return self.on_fortification(region, from, to, note);
@@ -337,13 +348,13 @@ impl RaftWorker {
             // The peer here was removed and another one added in its place. Ids come from windows of many stores, so
             // that their order says nothing; the membership's version does.
             Some(conf_ver) if conf_ver < epoch.conf_ver && kind.is_some() => self.close(region),
-            Some(_) => {}
+            Some(_) => self.on_question(region, from, to, epoch),
             None if self.quarantine.has(region) => {
                 if kind.is_some() {
                     self.quarantine.on_message(region, to, epoch, &mut self.env);
                 }
             }
-            None if self.answer_for_merged(region, from, to) => {}
+            None if self.answer_by_tombstone(region, from, to, epoch) => {}
             None => {
                 if let Some(kind) = kind {
                     self.maybe_create(region, from, to, epoch, raft, kind);
@@ -458,34 +469,6 @@ impl RaftWorker {
             message.region_id = ask.target;
             message.merge = wire::merge_to_wire(MergeNews::Answer(answer));
             self.env.post(by.store, message);
-        }
-    }
-
-    /// A message for a region that this store has seen become part of another one: its sender has missed that.
-    fn answer_for_merged(&mut self, region: RegionId, from: PeerInfo, to: PeerInfo) -> bool {
-        let stored = self.env.shared.engine.get(&keys::region_state(region));
-        let Some(RegionState::Tombstone { merged: Some((target, version)), epoch, .. }) =
-            stored.ok().flatten().and_then(RegionState::decode)
-        else {
-            return false;
-        };
-        let gone = Region { id: region, epoch, ..Region::default() };
-        let mut answer = raft_message(&gone, to, from, None, false);
-        answer.is_tombstone = true;
-        let merged = pb::MergedInto { target: target.0, version };
-        answer.merge = wire::merge_to_wire(MergeNews::MergedInto(merged));
-        self.env.outbox.push(from.store, answer);
-        true
-    }
-
-    /// The group says that the peer here was removed.
-    fn on_tombstone(&mut self, region: RegionId, me: PeerInfo, epoch: RegionEpoch) {
-        let Some(peer) = self.peers.get(&region) else {
-            return self.quarantine.on_tombstone(region, me, epoch, &mut self.env);
-        };
-        let listed = peer.phase != Phase::Uninitialised && epoch.conf_ver <= peer.region.epoch.conf_ver;
-        if peer.info().id == me.id && !listed {
-            self.close(region);
         }
     }
 
@@ -615,6 +598,7 @@ impl RaftWorker {
         let is_slow = self.ticks.is_multiple_of(SLOW_TICKS);
         if is_slow {
             self.ask_about_stale_peers();
+            self.pump_farewells();
         }
         let Self { peers, awake, env, touched, .. } = self;
         if awake.len() == peers.len() {
@@ -644,24 +628,6 @@ impl RaftWorker {
                 && let Some((peer, _)) = self.touch(region)
             {
                 peer.finish_transfer(&handover);
-            }
-        }
-    }
-
-    /// A peer that has heard of no leader for long asks the others whether it is still one of them.
-    fn ask_about_stale_peers(&mut self) {
-        let (now, limit) = (self.env.now, self.env.shared.config.stale_peer_ms);
-        for id in &self.awake {
-            let Some(peer) = self.peers.get_mut(id) else { continue };
-            let stale = peer.leaderless_since.is_some_and(|since| now.ms_since(since) >= limit);
-            if !stale {
-                continue;
-            }
-            peer.leaderless_since = Some(now);
-            for other in peer.others() {
-                let mut question = raft_message(&peer.region, peer.info(), other, None, false);
-                question.check_stale = true;
-                self.env.outbox.push(other.store, question);
             }
         }
     }

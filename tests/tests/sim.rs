@@ -4,6 +4,8 @@
 mod damage;
 #[path = "sim/rest.rs"]
 mod rest;
+#[path = "sim/stale.rs"]
+mod stale;
 
 use flotilla_tests::sim::profile::Fault;
 use flotilla_tests::sim::regressions::REGRESSIONS;

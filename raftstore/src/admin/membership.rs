@@ -126,17 +126,24 @@ impl Peer {
             return self.close(env);
         };
         self.me = me;
+        let region = self.region.clone();
+        let gone = before.peers.iter().filter(|p| region.peer(p.id).is_none());
+        // Nobody will send them another entry: whoever leads tells them, until they have acknowledged it.
+        env.removed.extend(gone.clone().map(|gone| (region.id, *gone)));
         if self.is_leader() {
-            // Nobody will send the removed peer another entry: tell it.
-            let region = self.region.clone();
-            for gone in before.peers.iter().filter(|p| region.peer(p.id).is_none()) {
-                let mut message = raft_message(&self.region, self.me, *gone, None, false);
-                message.is_tombstone = true;
-                env.outbox.push(gone.store, message);
+            for gone in gone {
+                self.tell_removed(*gone, env);
                 self.release_removed(gone.id, env);
             }
             self.publish_lease(true, env);
         }
+    }
+
+    /// Tells a peer that it is none any more.
+    pub(crate) fn tell_removed(&self, gone: PeerInfo, env: &mut Env) {
+        let mut message = raft_message(&self.region, self.me, gone, None, false);
+        message.is_tombstone = true;
+        env.outbox.push(gone.store, message);
     }
 }
 

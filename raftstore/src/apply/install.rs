@@ -92,7 +92,7 @@ impl ApplyWorker {
         files.push(clearing.finish()?);
         tracing::info!(region = id.0, target = target.id.0, "region gives way to a snapshot of its target");
         let merged = Some((target.id, target.epoch.version));
-        records.insert(key, RegionState::Tombstone { peer, epoch: old.epoch, merged }.encode());
+        records.insert(key, RegionState::tombstone(peer, &old, merged).encode());
         Ok(Some((id, peer)))
     }
 }

@@ -65,7 +65,7 @@ impl Applier {
         self.set_merge(&mut round.batch, None);
         let peer = source.peer_on(shared.origin.store).map(|p| p.id).unwrap_or_default();
         let merged = Some((self.region.id, self.region.epoch.version));
-        let tombstone = RegionState::Tombstone { peer, epoch: source.epoch, merged };
+        let tombstone = RegionState::tombstone(peer, &source, merged);
         round.batch.put(&keys::region_state(source.id), &tombstone.encode());
         round.batch.delete(&keys::apply_state(source.id));
         round.batch.delete(&keys::merge_state(source.id));

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_engine::WriteBatch;
-use flotilla_region::{PeerId, RegionEpoch, RegionId, keys};
+use flotilla_region::{PeerId, Region, RegionId, keys};
 
 use crate::admin::check::DigestTask;
 use crate::background::BackgroundMsg;
@@ -172,12 +172,12 @@ impl ApplyWorker {
     /// so it is ordered with everything before and after (no file deletion, rule W2).
     fn on_destroy(
         &mut self,
-        region: RegionId,
+        descriptor: &Region,
         peer: PeerId,
         incarnation: Incarnation,
-        epoch: RegionEpoch,
         merged: Option<(RegionId, u64)>,
     ) -> Result<(), StoreError> {
+        let region = descriptor.id;
         if let Some(applier) = self.appliers.remove(&region) {
             let (start, end) = keys::data_bounds(applier.region.space, &applier.region.range);
             self.round.batch.delete_range(&start, &end);
@@ -189,14 +189,18 @@ impl ApplyWorker {
         self.round.batch.delete(&keys::quarantine(region));
         let key = keys::region_state(region);
         let stored = readable(self.shared.engine.get(&key))?;
-        let epoch = match stored.and_then(RegionState::decode) {
-            Some(RegionState::Tombstone { epoch: older, .. }) if older.conf_ver > epoch.conf_ver => older,
-            _ => epoch,
+        let tombstone = match stored.and_then(RegionState::decode) {
+            Some(RegionState::Tombstone { epoch: older, members, .. })
+                if older.conf_ver > descriptor.epoch.conf_ver =>
+            {
+                RegionState::Tombstone { peer, epoch: older, merged, members }
+            }
+            _ => RegionState::tombstone(peer, descriptor, merged),
         };
         if planted!(NoTombstone) {
             self.round.batch.delete(&key);
         } else {
-            self.round.batch.put(&key, &RegionState::Tombstone { peer, epoch, merged }.encode());
+            self.round.batch.put(&key, &tombstone.encode());
         }
         self.round.destroyed.push((region, peer, incarnation));
         Ok(())
@@ -270,8 +274,8 @@ impl ApplyWorker {
                 self.commit()?;
                 self.on_install(*install)
             }
-            ApplyMsg::Destroy { region, peer, incarnation, epoch, merged } => {
-                self.on_destroy(region, peer, incarnation, epoch, merged)
+            ApplyMsg::Destroy { descriptor, peer, incarnation, merged } => {
+                self.on_destroy(&descriptor, peer, incarnation, merged)
             }
             ApplyMsg::Prove(round) => {
                 self.shared.links.liveness.send(LivenessMsg::Proof(round));

@@ -319,7 +319,8 @@ pub fn execute(engine: &dyn Engine, plan: &Plan) -> Result<(), StoreError> {
         batch.delete(&keys::apply_state(*id));
         batch.delete(&keys::merge_state(*id));
         batch.delete(&keys::quarantine(*id));
-        let tombstone = RegionState::Tombstone { peer: survivor.peer, epoch: *epoch, merged: None };
+        let peer = survivor.peer;
+        let tombstone = RegionState::Tombstone { peer, epoch: *epoch, merged: None, members: Vec::new() };
         batch.put(&keys::region_state(*id), &tombstone.encode());
     }
     if !batch.is_empty() {

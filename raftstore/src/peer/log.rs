@@ -154,6 +154,18 @@ impl PeerLog {
         Ok(any)
     }
 
+    /// Whether `log` holds anything of any peer of a region.
+    pub(crate) fn has_any(engine: &dyn Engine, region: RegionId) -> flotilla_engine::Result<bool> {
+        let start = keys::log_peer_bounds(region, PeerId::ZERO).0;
+        let end = keys::log_peer_bounds(region, PeerId(u64::MAX)).1;
+        let mut any = false;
+        engine.log_scan(&start, &end, &mut |_, _| {
+            any = true;
+            false
+        })?;
+        Ok(any)
+    }
+
     /// Whether an entry could not be read.
     pub(crate) fn is_damaged(&self) -> bool {
         self.damaged.get()

@@ -363,10 +363,9 @@ impl Peer {
         if was_uninitialised {
             env.shared.ranges.lock().unreserve(region);
         }
-        let epoch = self.region.epoch;
         self.abandon_sources(env);
-        let merged = self.told();
-        env.apply(region, ApplyMsg::Destroy { region, peer, incarnation, epoch, merged });
+        let (descriptor, merged) = (self.region.clone(), self.told());
+        env.apply(region, ApplyMsg::Destroy { descriptor, peer, incarnation, merged });
     }
 }
 

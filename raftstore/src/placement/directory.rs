@@ -7,7 +7,7 @@ use crate::wire::metapb;
 use bytes::Bytes;
 use flotilla_engine::{Engine, WriteBatch};
 use flotilla_placement::{RouteTable, StoreRecord, StoreState, StoreUuid};
-use flotilla_region::{RegionId, StoreId, Term, keys};
+use flotilla_region::{PeerId, Region, RegionId, StoreId, Term, keys};
 use prost::Message;
 
 use crate::time::Time;
@@ -40,6 +40,26 @@ impl Directory {
     /// Where a store listens.
     pub fn address(&self, store: StoreId) -> Option<&str> {
         self.stores.get(&store).map(|s| s.address.as_str()).filter(|a| !a.is_empty())
+    }
+
+    /// Whether `peer`, of which `region` is the last that its store knows, is surely no member any more: a later
+    /// membership is known, and without it. An older or equal one proves nothing.
+    pub(crate) fn has_left(&self, region: &Region, peer: PeerId) -> bool {
+        self.routes.by_id(region.id).is_some_and(|known| {
+            let known = &known.region;
+            known.epoch.conf_ver > region.epoch.conf_ver
+                && !known.peers.is_empty()
+                && known.peer(peer).is_none()
+        })
+    }
+
+    /// Whether another region seems to have the keys now, or the region has none here yet and nobody knows it.
+    pub(crate) fn seems_merged(&self, region: &Region) -> bool {
+        let is_overtaken = || {
+            let owner = self.routes.by_key(region.space, &region.range.start);
+            owner.is_some_and(|owner| owner.region.epoch.version > region.epoch.version)
+        };
+        self.routes.by_id(region.id).is_none() && (region.peers.is_empty() || is_overtaken())
     }
 
     /// Takes over what a store says of itself.
@@ -147,6 +167,8 @@ pub(crate) fn uuid_of(bytes: &Bytes) -> Option<StoreUuid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flotilla_placement::RegionInfo;
+    use flotilla_region::{KeyRange, Peer, RegionEpoch};
 
     #[test]
     fn a_record_survives_the_wire_and_an_older_book_is_ignored() {
@@ -164,5 +186,34 @@ mod tests {
         assert!(directory.learn_book(Term(5), vec![record.clone()]));
         assert!(!directory.learn_book(Term(4), Vec::new()));
         assert_eq!(directory.address(StoreId(7)), Some("127.0.0.1:1"));
+    }
+    #[test]
+    fn only_a_later_membership_without_the_peer_proves_that_it_left() {
+        let region = |conf_ver, version, peers: &[u64]| Region {
+            id: RegionId(9),
+            range: KeyRange::new("b", "d"),
+            epoch: RegionEpoch { conf_ver, version },
+            peers: peers.iter().map(|id| Peer { id: PeerId(*id), ..Peer::default() }).collect(),
+            ..Region::default()
+        };
+        let mut directory = Directory::default();
+        let mine = region(5, 1, &[1, 2]);
+        assert!(!directory.has_left(&mine, PeerId(1)), "nothing is known");
+        for (known, has_left) in [
+            (region(4, 1, &[2, 3]), false),
+            (region(5, 3, &[2, 3]), false),
+            (region(6, 3, &[1, 3]), false),
+            (region(7, 3, &[]), false),
+            (region(8, 3, &[2, 3]), true),
+        ] {
+            directory.routes.report(RegionInfo { region: known.clone(), ..RegionInfo::default() });
+            assert_eq!(directory.has_left(&mine, PeerId(1)), has_left, "{known:?}");
+            assert!(!directory.seems_merged(&mine));
+        }
+        let other = Region { id: RegionId(8), range: KeyRange::new("a", "z"), ..region(2, 9, &[7]) };
+        directory.routes.report(RegionInfo { region: other, ..RegionInfo::default() });
+        assert!(!directory.has_left(&mine, PeerId(1)), "it may live on elsewhere");
+        assert!(directory.seems_merged(&mine));
+        assert!(!directory.seems_merged(&region(5, 9, &[1])), "it may have the keys since then");
     }
 }

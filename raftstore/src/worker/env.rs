@@ -35,6 +35,8 @@ pub(crate) struct Env {
     pub cached: VecDeque<RegionId>,
     /// Followers to be released, for the worker.
     pub releases: Vec<Release>,
+    /// Peers that were removed from regions here, for the worker.
+    pub removed: Vec<(RegionId, PeerInfo)>,
     number: u64,
     incarnations: u64,
 }
@@ -60,6 +62,7 @@ impl Env {
             handovers: BTreeMap::new(),
             cached: VecDeque::new(),
             releases: Vec::new(),
+            removed: Vec::new(),
             number,
             incarnations: 0,
         }

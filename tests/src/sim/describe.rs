@@ -66,6 +66,9 @@ fn raft_message(raft: &pb::RaftMessage) -> String {
     if raft.is_tombstone {
         out.push_str(" TOMBSTONE");
     }
+    if raft.is_gone {
+        out.push_str(" GONE");
+    }
     if raft.check_stale {
         out.push_str(" STALE?");
     }
