@@ -58,6 +58,8 @@ pub struct StoreConfig {
     pub transfer_lag_entries: u64,
     /// Region size above which it is split; 0 = never by size.
     pub split_bytes: u64,
+    /// Number of keys above which a region is split; 0 = never by keys.
+    pub split_keys: u64,
     /// Most new regions that one split creates.
     pub split_keys_max: usize,
     /// How often sizes are checked.
@@ -148,6 +150,7 @@ impl Default for StoreConfig {
             log_force_bytes: 192 << 20,
             transfer_lag_entries: 256,
             split_bytes: 96 << 20,
+            split_keys: 960_000,
             split_keys_max: 16,
             split_check_ms: 2_000,
             split_busy_bytes: 768 << 20,
