@@ -293,7 +293,7 @@ impl RaftWorker {
             return peer.step((from, cell.message.from), cell.message, &mut self.env);
         }
         let Some((peer, env)) = self.touch(cell.region) else { return };
-        if peer.region.peer(cell.message.from).is_none() && cell.epoch.conf_ver < peer.region.epoch.conf_ver {
+        if stale::is_without(&peer.region, cell.epoch.conf_ver, cell.message.from) {
             return;
         }
         peer.step((from, cell.message.from), cell.message, env);
@@ -675,8 +675,7 @@ impl RaftWorker {
 /// A message for a peer that is here.
 fn deliver(peer: &mut Peer, from: PeerInfo, epoch: RegionEpoch, raft: pb::RaftMessage, env: &mut Env) {
     let region = peer.id();
-    let stranger = peer.region.peer(from.id).is_none() && epoch.conf_ver < peer.region.epoch.conf_ver;
-    if stranger && peer.phase != Phase::Uninitialised {
+    if stale::is_without(&peer.region, epoch.conf_ver, from.id) {
         // It was removed and does not know: it would campaign for ever (trap T20).
         let mut answer = raft_message(&peer.region, peer.info(), from, None, false);
         answer.is_tombstone = true;

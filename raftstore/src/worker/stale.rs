@@ -53,12 +53,10 @@ impl RaftWorker {
                 rouse(peer, &mut self.env, &mut self.awake, &mut self.recent);
                 peer.touch(&mut self.touched);
             }
-            (peer.phase, peer.region.clone())
+            peer.region.clone()
         });
-        let live =
-            here.as_ref().filter(|(phase, _)| *phase != Phase::Uninitialised).map(|(_, region)| region);
-        if live.is_some_and(|region| is_without(region, &asker, from)) {
-            return self.tell_removed(live.cloned().unwrap_or_default(), from, to);
+        if let Some(region) = here.as_ref().filter(|region| is_without(region, epoch.conf_ver, from.id)) {
+            return self.tell_removed(region.clone(), from, to);
         }
         if here.is_none() && self.answer_by_tombstone(id, from, to, epoch) {
             return;
@@ -218,9 +216,10 @@ impl Farewell {
     }
 }
 
-/// Whether `known` is a later membership than the asker's, and without it.
-fn is_without(known: &Region, asker: &Region, from: PeerInfo) -> bool {
-    asker.epoch.conf_ver < known.epoch.conf_ver && known.peer(from.id).is_none()
+/// Whether `known` is a later membership than one of `conf_ver`, and without the peer that has told of that one. A peer
+/// that waits for its first data, or is just taking it in, has an epoch, and knows no members: it proves nothing.
+pub(super) fn is_without(known: &Region, conf_ver: u64, peer: PeerId) -> bool {
+    !known.peers.is_empty() && conf_ver < known.epoch.conf_ver && known.peer(peer).is_none()
 }
 
 /// Asks `others`, as whom the peer `me` knows the rest of the region, whether it is still a member; and all stores, if the
