@@ -3,7 +3,7 @@
 //! In reading order: [`server`] (one process from its flags to its exit), [`config`], [`bootstrap`] (what an empty
 //! disk becomes), [`node`] (what all services share), [`kv_service`] and [`pd_service`] (what clients ask),
 //! [`cluster_service`] and [`store_service`] (what other stores and operators ask), [`transport`] (what goes to other
-//! stores), [`threads`] (where turns become threads), [`status`] and [`metrics`]; [`cli`] is the client side, [`demo`]
+//! stores), [`threads`] (where turns become threads; `watchdog` ends the process when one hangs), [`status`] and [`metrics`]; [`cli`] is the client side, [`demo`]
 //! shows all of it.
 
 pub mod bootstrap;
@@ -23,5 +23,6 @@ pub mod status;
 pub mod store_service;
 pub mod threads;
 pub mod transport;
+mod watchdog;
 
 pub use error::StartError;

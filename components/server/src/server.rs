@@ -217,7 +217,9 @@ fn open_store(
     let (store, workers) =
         Store::open(config.store_config(seed), seams).map_err(|error| data_error(dir, &error))?;
     node.attach(store.clone());
-    run_workers(workers, clock).map_err(|error| StartError::System { what: "worker threads", error })?;
+    let hang_limit = Duration::from_millis(config.server.hang_limit_ms);
+    run_workers(workers, clock, hang_limit)
+        .map_err(|error| StartError::System { what: "worker threads", error })?;
     Ok(store)
 }
 

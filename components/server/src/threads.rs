@@ -9,6 +9,8 @@ use std::time::Duration;
 use flotilla_raftstore::{Clock, FatalHook, Time, Turn, Workers};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::watchdog::{Pulse, Watchdog};
+
 /// Exit status of a store that met an error after which nothing may be acknowledged.
 pub const EXIT_FATAL: i32 = 70;
 
@@ -55,23 +57,28 @@ pub fn fatal_hook() -> FatalHook {
     })
 }
 
-/// Runs every turn on a thread of its own, until the process ends.
+/// Runs every turn on a thread of its own, until the process ends: also when one of them hangs for `hang_limit`; 0 =
+/// however long.
 ///
 /// # Errors
 /// The system gives no more threads.
-pub fn run_workers(workers: Workers, clock: Arc<dyn Clock>) -> io::Result<()> {
+pub fn run_workers(workers: Workers, clock: Arc<dyn Clock>, hang_limit: Duration) -> io::Result<()> {
+    let mut watchdog = Watchdog::new(hang_limit);
     for turn in workers.turns {
-        let clock = clock.clone();
-        thread::Builder::new().name(turn.name()).spawn(move || run(turn, &*clock))?;
+        let (clock, pulse) = (clock.clone(), watchdog.watch(turn.name()));
+        thread::Builder::new().name(turn.name()).spawn(move || run(turn, &*clock, &pulse))?;
     }
-    Ok(())
+    if hang_limit.is_zero() { Ok(()) } else { watchdog.run() }
 }
 
-fn run(mut turn: Box<dyn Turn>, clock: &dyn Clock) {
+fn run(mut turn: Box<dyn Turn>, clock: &dyn Clock, pulse: &Pulse) {
     let _guard = ExitOnPanic;
     loop {
-        let has_work = turn.turn(clock.now());
+        let now = clock.now();
+        pulse.begin(now);
+        let has_work = turn.turn(now);
         if !has_work {
+            pulse.end();
             turn.wait(clock.now().until(turn.deadline()).min(WAIT_MAX));
         }
     }
