@@ -45,6 +45,9 @@ pub struct PlacementConfig {
     pub balance_regions: bool,
     /// Whether a drained store that holds nothing any more is removed for good.
     pub remove_drained: bool,
+    /// A disk is slow whose log takes so many microseconds to become durable, and four times as long as others': its store
+    /// gives its leaderships away; 0 = none ever is.
+    pub slow_disk_us: u64,
     /// Whether small neighbours are merged.
     pub merge_regions: bool,
     /// A region below this size is small; no merge makes one of more than twice that. A third of the size at which
@@ -84,6 +87,7 @@ impl Default for PlacementConfig {
             balance_regions: true,
             remove_drained: true,
             merge_regions: true,
+            slow_disk_us: 5_000,
             merge_bytes: 32 << 20,
             merge_keys: 320_000,
             merge_wait_ms: 10 * 60 * 1000,

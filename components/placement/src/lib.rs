@@ -30,6 +30,7 @@ extern crate flotilla_planted;
 
 mod check;
 mod config;
+mod disks;
 mod ids;
 pub mod meta;
 mod operator;
@@ -41,6 +42,7 @@ mod view;
 
 pub use check::{check, drained_stores, is_report_complete, standing};
 pub use config::{ConfigError, PlacementConfig};
+pub use disks::Disk;
 pub use ids::{IDS_KEPT_FOR_META, IdPool};
 pub use operator::{
     InFlight, Move, Operator, PeerChange, PeerChangeKind, Reason, Step, after_change, after_leave,

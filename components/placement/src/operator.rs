@@ -18,6 +18,8 @@ pub enum Reason {
     Surplus,
     /// The leader sits on a store that is being drained, or on a replica that is to go.
     EvictLeader,
+    /// The leader sits on a slow disk.
+    SlowDisk,
     /// Stores lead different numbers of regions.
     BalanceLeaders,
     /// Stores hold different numbers of replicas.

@@ -5,6 +5,8 @@ use std::fmt;
 
 use flotilla_region::{PeerId, RegionId, StoreId};
 
+use crate::Disk;
+
 /// Identity of a store's disk, drawn when it was first formatted. A wiped disk has a new one.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreUuid(pub [u8; 16]);
@@ -63,6 +65,8 @@ pub struct StoreStats {
     pub sending_snapshots: u32,
     /// Snapshots it is receiving.
     pub receiving_snapshots: u32,
+    /// How long its log takes to become durable, on average, in microseconds; 0 = there was nothing to log.
+    pub log_sync_us: u64,
 }
 
 /// A store as the placement leader sees it.
@@ -80,6 +84,8 @@ pub struct StoreInfo {
     pub has_reported: bool,
     /// From its last heartbeat.
     pub stats: StoreStats,
+    /// What is thought of its disk.
+    pub disk: Disk,
     /// Replicas that it says are out of service for good; peer 0 stands for whichever peer of the region it has.
     pub damaged: BTreeSet<(RegionId, PeerId)>,
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_region::{PeerId, RegionId, StoreId, Term};
 
+use crate::disks;
 use crate::store::StoreLoad;
 use crate::{
     Learned, PlacementConfig, RegionInfo, RouteTable, StoreHealth, StoreInfo, StoreRecord, StoreState,
@@ -113,6 +114,15 @@ impl ClusterView {
             self.forget_leaders_on(store);
         }
         true
+    }
+
+    /// Tells slow disks from others, as of now.
+    pub fn judge_disks(&mut self, config: &PlacementConfig, now_ms: u64) {
+        let health: Vec<StoreHealth> =
+            self.stores.keys().map(|store| self.health(*store, config, now_ms)).collect();
+        if disks::judge(self.stores.values_mut().zip(health), config, now_ms) {
+            self.revision += 1;
+        }
     }
 
     /// Takes over which replicas a store says are out of service for good.

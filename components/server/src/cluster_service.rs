@@ -514,6 +514,7 @@ impl ClusterService for ClusterAdmin {
                 read_bytes: share.rates.read_bytes,
                 writes: share.rates.writes,
                 write_bytes: share.rates.write_bytes,
+                log_sync_us: load.log_sync_us,
             }
         });
         Ok(Response::new(pb::StoresReply { stores: stores.collect() }))

@@ -23,6 +23,6 @@ pub mod status;
 pub mod store_service;
 pub mod threads;
 pub mod transport;
-mod watchdog;
+pub mod watchdog;
 
 pub use error::StartError;

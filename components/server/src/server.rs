@@ -38,6 +38,7 @@ use crate::status;
 use crate::store_service::StoreFrames;
 use crate::threads::{SystemClock, fatal_hook, run_workers};
 use crate::transport::{MESSAGE_BYTES_MAX, Network};
+use crate::watchdog::Pulse;
 
 /// HTTP/2 windows: a megabyte of snapshot or of log entries must not wait for an update.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -172,11 +173,11 @@ async fn run(config: Config) -> Result<(), StartError> {
         ident = bootstrap.run() => ident?,
         _ = ending.recv() => return Ok(()),
     };
-    let store = open_store(&config, &node, engine, &dir)?;
+    let (store, log) = open_store(&config, &node, engine, &dir)?;
     let (cluster, id) = store.id();
     tracing::info!(cluster = cluster.0, store = id.0, address = %node.address, "the store serves");
     tokio::spawn(status::watch_ready(node.clone(), store.clone()));
-    tokio::spawn(status::report_load(store.clone(), dir));
+    tokio::spawn(status::report_load(store.clone(), dir, log));
     let announced = tokio::spawn(bootstrap::announce(node.clone(), store.clone(), server.cluster.clone()));
     tokio::select! {
         refused = refusal(announced) => return Err(refused),
@@ -202,7 +203,7 @@ fn open_store(
     node: &Node,
     engine: Arc<RocksEngine>,
     dir: &Path,
-) -> Result<Store, StartError> {
+) -> Result<(Store, Pulse), StartError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let seams = Seams {
         engine: engine as Arc<dyn Engine>,
@@ -218,9 +219,9 @@ fn open_store(
         Store::open(config.store_config(seed), seams).map_err(|error| data_error(dir, &error))?;
     node.attach(store.clone());
     let hang_limit = Duration::from_millis(config.server.hang_limit_ms);
-    run_workers(workers, clock, hang_limit)
+    let log = run_workers(workers, clock, hang_limit)
         .map_err(|error| StartError::System { what: "worker threads", error })?;
-    Ok(store)
+    Ok((store, log))
 }
 
 async fn listen(address: &str) -> Result<TcpListener, StartError> {

@@ -1,6 +1,7 @@
 //! The status address: metrics, a summary for people and machines, and readiness.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
@@ -13,6 +14,7 @@ use serde_json::json;
 
 use crate::cluster_service::statuses;
 use crate::node::{COMMIT, Node, VERSION};
+use crate::watchdog::Pulse;
 
 /// How often readiness is looked at until it is reached.
 const READY_STEP: Duration = Duration::from_millis(50);
@@ -85,14 +87,20 @@ fn has_caught_up(replica: &PeerStatus) -> bool {
     leads || follows
 }
 
-/// Tells placement how full the store is, for as long as the process lives.
-pub async fn report_load(store: Store, dir: std::path::PathBuf) {
+/// Tells placement how full the store is and how fast its log, for as long as the process lives.
+pub async fn report_load(store: Store, dir: std::path::PathBuf, log: Pulse) {
+    let syncs = || store.counters().log_syncs.load(Ordering::Relaxed);
+    let mut before = (log.busy_us(), syncs());
     loop {
+        let now = (log.busy_us(), syncs());
+        let log_sync_us = (now.0 - before.0).checked_div(now.1 - before.1).unwrap_or(0);
+        before = now;
         let disk = rustix::fs::statvfs(&dir).ok();
         store.set_load(StoreStats {
             capacity_bytes: disk.as_ref().map_or(0, |disk| disk.f_blocks * disk.f_frsize),
             available_bytes: disk.as_ref().map_or(0, |disk| disk.f_bavail * disk.f_frsize),
             region_count: store.region_count() as u32,
+            log_sync_us,
             ..StoreStats::default()
         });
         tokio::time::sleep(LOAD_INTERVAL).await;

@@ -58,17 +58,21 @@ pub fn fatal_hook() -> FatalHook {
 }
 
 /// Runs every turn on a thread of its own, until the process ends: also when one of them hangs for `hang_limit`; 0 =
-/// however long.
+/// however long. Returns the log writer's pulse.
 ///
 /// # Errors
 /// The system gives no more threads.
-pub fn run_workers(workers: Workers, clock: Arc<dyn Clock>, hang_limit: Duration) -> io::Result<()> {
+pub fn run_workers(workers: Workers, clock: Arc<dyn Clock>, hang_limit: Duration) -> io::Result<Pulse> {
     let mut watchdog = Watchdog::new(hang_limit);
     for turn in workers.turns {
         let (clock, pulse) = (clock.clone(), watchdog.watch(turn.name()));
         thread::Builder::new().name(turn.name()).spawn(move || run(turn, &*clock, &pulse))?;
     }
-    if hang_limit.is_zero() { Ok(()) } else { watchdog.run() }
+    let log = watchdog.log_writer();
+    if !hang_limit.is_zero() {
+        watchdog.run()?;
+    }
+    Ok(log)
 }
 
 fn run(mut turn: Box<dyn Turn>, clock: &dyn Clock, pulse: &Pulse) {
@@ -77,9 +81,10 @@ fn run(mut turn: Box<dyn Turn>, clock: &dyn Clock, pulse: &Pulse) {
         let now = clock.now();
         pulse.begin(now);
         let has_work = turn.turn(now);
+        let now = clock.now();
+        pulse.end(now);
         if !has_work {
-            pulse.end();
-            turn.wait(clock.now().until(turn.deadline()).min(WAIT_MAX));
+            turn.wait(now.until(turn.deadline()).min(WAIT_MAX));
         }
     }
 }

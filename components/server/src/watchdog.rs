@@ -13,24 +13,40 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use crate::threads::EXIT_FATAL;
 
+/// The worker whose turns are writes and syncs of the log.
+const LOG_WRITER: &str = "log-writer";
 /// Pause between looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Time that an orderly end may take, which may want the disk, too.
 const END_MAX: Duration = Duration::from_secs(1);
 
-/// When a worker's present turn began, in microseconds of the clock; 0 = it waits.
+/// What can be seen of a worker from outside.
 #[derive(Clone, Default)]
-pub struct Pulse(Arc<AtomicU64>);
+pub struct Pulse(Arc<Beats>);
+
+#[derive(Default)]
+struct Beats {
+    /// When its present turn began, in microseconds of the clock; 0 = it waits.
+    begun_us: AtomicU64,
+    /// What its turns took that are over.
+    busy_us: AtomicU64,
+}
 
 impl Pulse {
     /// A turn begins.
     pub fn begin(&self, now: Time) {
-        self.0.store(now.0.max(1), Ordering::Relaxed);
+        self.0.begun_us.store(now.0.max(1), Ordering::Relaxed);
     }
 
-    /// The worker waits.
-    pub fn end(&self) {
-        self.0.store(0, Ordering::Relaxed);
+    /// The turn is over.
+    pub fn end(&self, now: Time) {
+        let begun = self.0.begun_us.swap(0, Ordering::Relaxed);
+        self.0.busy_us.fetch_add(now.0.saturating_sub(begun), Ordering::Relaxed);
+    }
+
+    /// Microseconds that its turns took that are over.
+    pub fn busy_us(&self) -> u64 {
+        self.0.busy_us.load(Ordering::Relaxed)
     }
 }
 
@@ -59,10 +75,16 @@ impl Watchdog {
     /// writer and those who own the regions may not.
     pub fn watch(&mut self, name: String) -> Pulse {
         let pulse = Pulse::default();
-        if name == "log-writer" || name == "liveness" || name.starts_with("raft-") {
+        if name == LOG_WRITER || name == "liveness" || name.starts_with("raft-") {
             self.watched.push(Watched { name, pulse: pulse.clone(), turn: 0, looks: 0 });
         }
         pulse
+    }
+
+    /// The log writer's pulse.
+    pub fn log_writer(&self) -> Pulse {
+        let log = self.watched.iter().find(|worker| worker.name == LOG_WRITER);
+        log.map(|worker| worker.pulse.clone()).unwrap_or_default()
     }
 
     /// One look. Returns a worker that has been in one turn for too long. Looks are counted, not time: a process that was
@@ -70,7 +92,7 @@ impl Watchdog {
     fn look(&mut self) -> Option<&str> {
         let most = self.limit.as_millis() / LOOK_EVERY.as_millis();
         for worker in &mut self.watched {
-            let turn = worker.pulse.0.load(Ordering::Relaxed);
+            let turn = worker.pulse.0.begun_us.load(Ordering::Relaxed);
             worker.looks = if turn > 0 && turn == worker.turn { worker.looks + 1 } else { 0 };
             worker.turn = turn;
         }
@@ -117,7 +139,8 @@ mod tests {
         background.begin(Time(1));
         raft.begin(Time(2));
         assert!(looks(4).iter().all(Option::is_none));
-        raft.end();
+        raft.end(Time(12));
+        assert_eq!((raft.busy_us(), log.busy_us()), (10, 0));
         assert!(looks(9).iter().all(Option::is_none));
         log.begin(Time(3));
         let found = looks(6);
@@ -125,7 +148,7 @@ mod tests {
         log.begin(Time(4));
         raft.begin(Time(5));
         assert!(looks(5).iter().all(Option::is_none), "each turn counts anew");
-        log.end();
+        log.end(Time(9));
         assert_eq!(looks(1), [Some("raft-1".to_string())]);
     }
 }

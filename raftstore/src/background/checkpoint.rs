@@ -9,10 +9,14 @@ use super::Background;
 use crate::msg::RaftMsg;
 use crate::shared::{Counters, worker_of};
 use crate::state::LogId;
+use crate::time::Time;
+
+/// So long after the rest of the cycle `log` is flushed: what raft workers drop until then never becomes a file.
+const FLUSH_LOG_AFTER_MS: u64 = 300;
 
 impl Background {
     /// One cycle. The positions are taken before the flush begins, so every write they stand for had returned.
-    pub(super) fn checkpoint(&mut self) {
+    pub(super) fn checkpoint(&mut self, now: Time) {
         let dirty: BTreeMap<(RegionId, PeerId), LogId> = std::mem::take(&mut *self.shared.dirty.lock());
         if dirty.is_empty() {
             return;
@@ -31,7 +35,14 @@ impl Background {
                 worker.send(RaftMsg::Durable(list));
             }
         }
-        // Prefixes that the last cycle allowed to be dropped are dropped by now; those of this one follow next time.
+        self.flush_log_at = Some(now.plus_ms(FLUSH_LOG_AFTER_MS));
+    }
+
+    /// The cycle's end.
+    pub(super) fn flush_log(&mut self) {
+        if self.flush_log_at.take().is_none() {
+            return;
+        }
         if let Err(error) = self.shared.engine.log_flush() {
             return self.shared.fail(&error.into());
         }

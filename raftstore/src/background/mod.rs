@@ -37,6 +37,8 @@ pub(crate) struct Background {
     load: LoadWatch,
     next_load: Time,
     next_checkpoint: Time,
+    /// When `log` is flushed, after a checkpoint.
+    flush_log_at: Option<Time>,
     next_sizes: Time,
     /// How often the WAL's size is looked at.
     next_look: Time,
@@ -53,6 +55,7 @@ impl Background {
             load: LoadWatch::default(),
             next_load: soon,
             next_checkpoint: soon,
+            flush_log_at: None,
             next_sizes: soon,
             next_look: soon,
         }
@@ -66,7 +69,8 @@ impl Background {
             }
             BackgroundMsg::Digest(task) => self.digests.push(task),
             BackgroundMsg::Checkpoint(done) => {
-                self.checkpoint();
+                self.checkpoint(now);
+                self.flush_log();
                 done();
             }
         }
@@ -91,10 +95,13 @@ impl Turn for Background {
         if now >= self.next_look {
             self.next_look = now.plus_ms(1_000);
             let full = self.shared.engine.log_bytes() >= self.shared.config.checkpoint_log_bytes;
-            if full || now >= self.next_checkpoint {
+            if self.flush_log_at.is_none() && (full || now >= self.next_checkpoint) {
                 self.next_checkpoint = now.plus_ms(self.shared.config.checkpoint_interval_ms);
-                self.checkpoint();
+                self.checkpoint(now);
             }
+        }
+        if self.flush_log_at.is_some_and(|at| now >= at) {
+            self.flush_log();
         }
         self.digests.work(&self.shared);
         self.digests.maybe_ask(&self.shared, now);
@@ -114,7 +121,8 @@ impl Turn for Background {
     }
 
     fn deadline(&self) -> Time {
-        self.next_look.min(self.next_sizes).min(self.next_load)
+        let next = self.next_look.min(self.next_sizes).min(self.next_load);
+        self.flush_log_at.map_or(next, |at| at.min(next))
     }
 
     fn wait(&mut self, timeout: Duration) {

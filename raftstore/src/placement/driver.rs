@@ -97,6 +97,7 @@ impl Driver {
 
     /// What to do next.
     pub(super) fn pass(&mut self, shared: &Shared, now: Time) -> Vec<Operator> {
+        self.view.judge_disks(&self.config, now.0 / 1_000);
         let standing = standing(&self.view, &self.config, now.0 / 1_000);
         let is_same = self.view.revision() == self.seen_revision && standing == self.seen_standing;
         if is_same && now < self.next_pass {
@@ -152,6 +153,7 @@ pub(super) fn stats_of(beat: &pb::StoreHeartbeat) -> StoreStats {
         leader_count: beat.leader_count,
         sending_snapshots: beat.sending_snapshots,
         receiving_snapshots: beat.receiving_snapshots,
+        log_sync_us: beat.log_sync_us,
     }
 }
 

@@ -605,6 +605,7 @@ impl Placement {
             boot_id: self.boot_id,
             format_max: crate::config::FORMAT,
             damaged: self.damaged(),
+            log_sync_us: self.load.log_sync_us,
         }
     }
 

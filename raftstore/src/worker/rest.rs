@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use flotilla_placement::StoreState;
 use flotilla_region::{Peer as PeerInfo, PeerId, RegionId, StoreId, Term};
 
 use super::RaftWorker;
@@ -129,7 +130,8 @@ impl RaftWorker {
         self.env.post_note(&region, me, to, note);
     }
 
-    /// Takes over what peers want repeated, and repeats what is due.
+    /// Takes over what peers want repeated, and repeats what is due: to stores that support this one now, for no other is
+    /// bound by a promise. One that comes back still is; one that was removed for good never does.
     pub(super) fn pump_releases(&mut self) {
         for release in std::mem::take(&mut self.env.releases) {
             let key = (release.region.id, release.to.id);
@@ -137,9 +139,17 @@ impl RaftWorker {
         }
         let env = &mut self.env;
         self.unrest.releases.retain(|_, (at, release)| {
-            let is_over = env.shared.supports.of(release.to.store).is_none_or(|s| s.epoch != release.epoch);
-            if !is_over && env.now >= *at {
-                *at = env.now.plus_ms(RELEASE_AGAIN_MS);
+            let (store, shared) = (release.to.store, env.shared.clone());
+            let is_removed = || {
+                let book = &shared.directory.read().stores;
+                !book.is_empty() && book.get(&store).is_none_or(|s| s.state == StoreState::Tombstone)
+            };
+            let is_over = shared.supports.of(store).is_none_or(|s| s.epoch != release.epoch);
+            if is_over || env.now < *at {
+                return !is_over;
+            }
+            *at = env.now.plus_ms(RELEASE_AGAIN_MS);
+            if shared.supports.held_by(store, env.now).is_some() {
                 let note = pb::Fortification {
                     kind: FortifyKind::Defortify as i32,
                     term: release.term.0,
@@ -150,7 +160,7 @@ impl RaftWorker {
                 message.fortification = Some(note);
                 env.outbox.push(release.to.store, message);
             }
-            !is_over
+            !is_removed()
         });
     }
 }

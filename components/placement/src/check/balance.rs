@@ -12,6 +12,41 @@ use crate::{
     Move, PeerChange, PlacementConfig, Reason, RegionInfo, Step, StoreHealth, StoreLoad, StoreState,
 };
 
+/// Hands leaderships from stores with slow disks to others.
+pub(super) fn leave_slow_disks(round: &mut Round<'_>) {
+    if !round.sites.values().any(|site| site.info.disk.is_slow) {
+        return;
+    }
+    let view = round.view;
+    for info in view.regions().iter() {
+        if !round.has_transfer_slot() {
+            return;
+        }
+        let Some(leader) = free_leader(round, info).filter(|p| is_slow(round, p.store)) else { continue };
+        if let Some(heir) = best_heir(round, info) {
+            round.ask(info, leader, Reason::SlowDisk, Step::TransferLeader(heir));
+        }
+    }
+}
+
+/// The leader of a region, if it can be asked to hand over and nothing else is under way.
+fn free_leader(round: &Round<'_>, info: &RegionInfo) -> Option<Peer> {
+    let id = info.region.id;
+    let is_taken = round.is_busy(id) || round.planned_move(id).is_some() || info.region.is_joint();
+    round.reachable_leader(info).filter(|_| !is_taken)
+}
+
+/// The one with the fewest leaders on its store, of those that can be given some.
+fn best_heir(round: &Round<'_>, info: &RegionInfo) -> Option<Peer> {
+    let may_lead = |peer: &&Peer| is_settled(round, peer.store) && !is_slow(round, peer.store);
+    let leaders = |peer: &&Peer| (round.sites[&peer.store].load.leaders, peer.id);
+    round.heirs(info).filter(may_lead).min_by_key(leaders).copied()
+}
+
+fn is_slow(round: &Round<'_>, store: StoreId) -> bool {
+    round.sites[&store].info.disk.is_slow
+}
+
 /// Hands leaderships from stores with more to stores with fewer.
 pub(super) fn balance_leaders(round: &mut Round<'_>) {
     let Some((tolerance, spread)) = spread(round, |load| load.leaders, round.config.leader_tolerance) else {
@@ -25,15 +60,9 @@ pub(super) fn balance_leaders(round: &mut Round<'_>) {
         if !round.has_transfer_slot() {
             return;
         }
-        let id = info.region.id;
-        if round.is_busy(id) || round.planned_move(id).is_some() || info.region.is_joint() {
-            continue;
-        }
-        let Some(leader) = round.reachable_leader(info) else { continue };
+        let Some(leader) = free_leader(round, info) else { continue };
+        let Some(heir) = best_heir(round, info) else { continue };
         let leaders = |store: StoreId| round.sites[&store].load.leaders;
-        let heir =
-            round.heirs(info).filter(|p| is_settled(round, p.store)).min_by_key(|p| (leaders(p.store), p.id));
-        let Some(heir) = heir.copied() else { continue };
         if leaders(leader.store) >= leaders(heir.store) + tolerance {
             round.ask(info, leader, Reason::BalanceLeaders, Step::TransferLeader(heir));
         }

@@ -42,6 +42,7 @@ pub fn check(
         let info = view.regions().by_id(id).expect("listed from the same view");
         is_repairing |= replica::check_region(&mut round, info) == Verdict::Repairing;
     }
+    balance::leave_slow_disks(&mut round);
     if config.balance_leaders {
         balance::balance_leaders(&mut round);
     }

@@ -39,7 +39,11 @@ pub(super) fn check_region(round: &mut Round<'_>, info: &RegionInfo) -> Verdict 
     if let Some(reason) = round.asked_reason(id) {
         let is_balance = matches!(
             reason,
-            Reason::BalanceLeaders | Reason::BalanceRegions | Reason::Ordered | Reason::Merge
+            Reason::SlowDisk
+                | Reason::BalanceLeaders
+                | Reason::BalanceRegions
+                | Reason::Ordered
+                | Reason::Merge
         );
         let is_move = is_balance || round.planned_move(id).is_some();
         return if is_move { Verdict::Moving } else { Verdict::Repairing };

@@ -824,3 +824,35 @@ fn replicas_of_two_draining_stores_are_exchanged_in_one_change() {
     assert_eq!(steps.len(), 6, "two learners, the swap, leave, two removals");
     assert_eq!(world.check(), []);
 }
+
+#[test]
+fn a_store_with_a_slow_disk_gives_its_leaderships_away_and_gets_none() {
+    let mut world = World::new(3);
+    let orders = [[1, 2, 3], [2, 3, 1], [3, 1, 2]];
+    let mut regions: Vec<RegionInfo> = (100..106).map(|id| region(id, &orders[id as usize % 3])).collect();
+    regions.iter().for_each(|info| world.report(info));
+    let led = |regions: &[RegionInfo]| {
+        let by = |store| regions.iter().filter(|info| info.leader_store() == Some(StoreId(store))).count();
+        [by(1), by(2), by(3)]
+    };
+    assert_eq!(led(&regions), [2, 2, 2]);
+    for _ in 0..40 {
+        for store in 1..=3 {
+            let log_sync_us = if store == 2 { 20_000 } else { 1_000 };
+            let stats = StoreStats { log_sync_us, ..StoreStats::default() };
+            assert!(world.view.heartbeat(StoreId(store), 1, stats, world.now_ms, &world.config));
+        }
+        world.view.judge_disks(&world.config, world.now_ms);
+        for operator in world.check() {
+            let info =
+                regions.iter_mut().find(|info| info.region.id == operator.region).expect("one of them");
+            let Step::TransferLeader(heir) = operator.step else { panic!("{operator:?}") };
+            assert_eq!(operator.reason, Reason::SlowDisk);
+            info.leader = Some(heir.id);
+            info.term = Term(info.term.get() + 1);
+            world.report(info);
+        }
+        world.now_ms += 1_000;
+    }
+    assert_eq!(led(&regions), [3, 0, 3]);
+}

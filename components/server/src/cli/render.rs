@@ -49,6 +49,7 @@ pub fn store_table(stores: &[StoreInfo]) -> String {
         "writes/s",
         "free",
         "capacity",
+        "log sync",
         "last heard",
         "damaged",
     ]);
@@ -68,6 +69,11 @@ pub fn store_table(stores: &[StoreInfo]) -> String {
             show_rate(info.writes, info.write_bytes),
             show_size(info.available_bytes),
             show_size(info.capacity_bytes),
+            if info.log_sync_us == 0 {
+                "-".into()
+            } else {
+                format!("{:.1} ms", info.log_sync_us as f64 / 1e3)
+            },
             format!("{:.1} s ago", info.last_heard_ms as f64 / 1_000.0),
             info.damaged.iter().map(|d| d.region_id.to_string()).collect::<Vec<_>>().join(" "),
         ]);
@@ -98,6 +104,7 @@ pub(super) fn store_json(info: &StoreInfo) -> Value {
         "read_bytes_per_second": info.read_bytes,
         "writes_per_second": info.writes,
         "write_bytes_per_second": info.write_bytes,
+        "log_sync_us": info.log_sync_us,
         "damaged": info.damaged.iter().map(damaged_json).collect::<Vec<_>>(),
     })
 }

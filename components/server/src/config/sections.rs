@@ -133,6 +133,7 @@ section! {
         balance_leaders: bool,
         balance_regions: bool,
         remove_drained: bool,
+        slow_disk_us: u64,
         merge_regions: bool,
         merge_bytes: u64,
         merge_keys: u64,
