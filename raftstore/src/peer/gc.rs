@@ -1,5 +1,6 @@
 //! How much of the log a peer keeps. Truncation is local: every store has its own durably applied index.
 
+use flotilla_raft::ProgressState;
 use flotilla_region::Index;
 
 use super::{Peer, Phase};
@@ -47,7 +48,7 @@ impl Peer {
         let last = self.node.last_index().0;
         let to = if self.is_leader() {
             let slowest = self.node.progress_iter().map(|(_, p)| p.matched.0).min().unwrap_or(0);
-            let forced = last.saturating_sub(config.log_force_entries);
+            let forced = forced_to(last, config.log_force_entries, self.snapshot_under_way());
             self.gc.durable.0.min(slowest.max(forced))
         } else {
             self.gc.durable.0.saturating_sub(config.log_keep_entries)
@@ -65,5 +66,33 @@ impl Peer {
             delete_from,
             ..LogTask::default()
         });
+    }
+
+    /// The lowest position of the snapshots that followers are being sent.
+    fn snapshot_under_way(&self) -> Option<Index> {
+        let under_way = self.node.progress_iter().filter(|(_, p)| p.state == ProgressState::Snapshot);
+        under_way.map(|(_, p)| p.pending_snapshot).min()
+    }
+}
+
+/// Up to where a log that ends at `last` is cut though a follower lacks it. What follows a snapshot under way its receiver
+/// needs next: that is kept, up to twice the length.
+fn forced_to(last: u64, force_entries: u64, under_way: Option<Index>) -> u64 {
+    let to = |entries: u64| last.saturating_sub(entries);
+    let forced = to(force_entries);
+    under_way.map_or(forced, |snapshot| forced.min(snapshot.0.max(to(force_entries.saturating_mul(2)))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_a_snapshot_under_way_is_kept_up_to_twice_the_length() {
+        assert_eq!(forced_to(1_000, 100, None), 900);
+        assert_eq!(forced_to(1_000, 100, Some(Index(950))), 900, "not needed");
+        assert_eq!(forced_to(1_000, 100, Some(Index(850))), 850);
+        assert_eq!(forced_to(1_000, 100, Some(Index(300))), 800, "too much");
+        assert_eq!(forced_to(50, 100, Some(Index(10))), 0);
     }
 }
