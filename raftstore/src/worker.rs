@@ -619,6 +619,7 @@ impl RaftWorker {
     fn end_in_quarantine(&mut self, id: RegionId) {
         let Some(mut peer) = self.take_away(&id) else { return };
         peer.end_in_quarantine(&mut self.env);
+        self.env.shared.ranges.lock().unreserve(id);
         let damage = peer.damage.take().unwrap_or(Damage::Record("state"));
         let peers = vec![peer.info().id];
         self.quarantine(Bad { id, region: Some(peer.region.clone()), peers, damage });
