@@ -35,8 +35,8 @@ pub struct StoreConfig {
     pub pending_bytes_max: u64,
     /// How long a request may wait for a leader to appear before it is answered without a hint.
     pub leader_wait_ms: u64,
-    /// Entries kept in memory per region for followers, in bytes.
-    pub entry_cache_bytes: usize,
+    /// Bytes of log entries that the store keeps in memory for followers that lack them.
+    pub entry_cache_bytes: u64,
     /// Messages a raft worker takes per turn.
     pub turn_messages_max: usize,
     /// Bytes that the log writer puts into one batch.
@@ -52,8 +52,15 @@ pub struct StoreConfig {
     pub log_keep_entries: u64,
     /// Entries above which the log of a region is truncated even though a follower needs them.
     pub log_force_entries: u64,
+    /// The same in bytes. A snapshot of a region is cheaper than more of its log.
+    pub log_force_bytes: u64,
+    /// When a living follower lacks more entries than these, the heir of a leader reads them into memory before it takes
+    /// over.
+    pub transfer_lag_entries: u64,
     /// Region size above which it is split; 0 = never by size.
     pub split_bytes: u64,
+    /// Number of keys above which a region is split; 0 = never by keys.
+    pub split_keys: u64,
     /// Most new regions that one split creates.
     pub split_keys_max: usize,
     /// How often sizes are checked.
@@ -137,7 +144,7 @@ impl Default for StoreConfig {
             committed_bytes_max: 16 << 20,
             pending_bytes_max: 256 << 20,
             leader_wait_ms: 800,
-            entry_cache_bytes: 4 << 20,
+            entry_cache_bytes: 64 << 20,
             turn_messages_max: 4096,
             log_batch_bytes_max: 4 << 20,
             apply_batch_bytes_max: 4 << 20,
@@ -145,7 +152,10 @@ impl Default for StoreConfig {
             checkpoint_log_bytes: 96 << 20,
             log_keep_entries: 256,
             log_force_entries: 100_000,
+            log_force_bytes: 192 << 20,
+            transfer_lag_entries: 256,
             split_bytes: 96 << 20,
+            split_keys: 960_000,
             split_keys_max: 16,
             split_check_ms: 2_000,
             split_busy_bytes: 768 << 20,

@@ -48,12 +48,13 @@ pub trait StateMachine: Send + Sync {
     ) -> Result<Bytes, MachineError>;
 
     /// Keys at which to cut a region into pieces of about `piece_bytes`, ascending, strictly inside the range, at most
-    /// `keys_max`. The default cuts between any two keys; an embedder overrides it so that a row is not cut.
+    /// `keys_max`. A pair counts as at least `pair_bytes_min`, so that no piece has too many. The default cuts between any two keys; an embedder overrides it so that a row is not cut.
     fn split_keys(
         &self,
         region: &Region,
         data: &dyn EngineSnapshot,
         piece_bytes: u64,
+        pair_bytes_min: u64,
         keys_max: usize,
     ) -> Vec<Bytes> {
         let (start, end) = keys::data_bounds(region.space, &region.range);
@@ -66,8 +67,9 @@ pub trait StateMachine: Send + Sync {
                 candidates.push((Bytes::copy_from_slice(&key[1..]), total));
                 piece = 0;
             }
-            piece += (key.len() + value.len()) as u64;
-            total += (key.len() + value.len()) as u64;
+            let pair = ((key.len() + value.len()) as u64).max(pair_bytes_min);
+            piece += pair;
+            total += pair;
             candidates.len() < keys_max * 2
         });
         if scanned.is_err() {

@@ -141,6 +141,7 @@ pub(crate) fn raft_message(
         merge: bytes::Bytes::new(),
         check: None,
         fortification: None,
+        transfer: None,
         is_gone: false,
     }
 }

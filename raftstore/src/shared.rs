@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     pub ids: Mutex<IdPool>,
     /// Bytes of requests in the store.
     pub pending_bytes: Arc<AtomicU64>,
+    /// Bytes of log entries in memory.
+    pub cached_bytes: Arc<AtomicU64>,
     /// Applied positions that changed since the last checkpoint, published after the write returned.
     pub dirty: Mutex<BTreeMap<(RegionId, PeerId), LogId>>,
     /// Regions that are out of service here, as reports tell.
@@ -112,6 +114,7 @@ impl Shared {
             ranges: Mutex::default(),
             ids: Mutex::default(),
             pending_bytes: Arc::default(),
+            cached_bytes: Arc::default(),
             dirty: Mutex::default(),
             quarantine: Mutex::default(),
             counters: Counters::default(),
@@ -191,6 +194,8 @@ pub struct Counters {
     pub sleeps: AtomicU64,
     /// Regions that were woken here.
     pub wakes: AtomicU64,
+    /// Regions that were led elsewhere and read what their followers lack, to lead next.
+    pub warm_transfers: AtomicU64,
 }
 
 impl Counters {
@@ -226,6 +231,7 @@ impl Counters {
             ("liveness_frames", get(&self.liveness_frames)),
             ("sleeps", get(&self.sleeps)),
             ("wakes", get(&self.wakes)),
+            ("warm_transfers", get(&self.warm_transfers)),
         ]
     }
 }

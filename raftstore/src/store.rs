@@ -71,6 +71,8 @@ pub struct Held {
     pub request_bytes: u64,
     /// Key ranges reserved for snapshots.
     pub reserved_ranges: usize,
+    /// Bytes of log entries in memory beyond what is allowed.
+    pub cached_beyond: u64,
 }
 
 /// The state machines of an open store. The wiring gives each a thread that loops around `turn`; a simulator takes
@@ -187,9 +189,20 @@ impl Store {
     /// What is not given back yet.
     pub fn held(&self) -> Held {
         Held {
-            request_bytes: self.shared.pending_bytes.load(Ordering::Relaxed),
+            request_bytes: self.request_bytes(),
             reserved_ranges: self.shared.ranges.lock().reserved(),
+            cached_beyond: self.cached_bytes().saturating_sub(self.shared.config.entry_cache_bytes),
         }
+    }
+
+    /// Bytes of log entries in memory.
+    pub fn cached_bytes(&self) -> u64 {
+        self.shared.cached_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of requests under way.
+    pub fn request_bytes(&self) -> u64 {
+        self.shared.pending_bytes.load(Ordering::Relaxed)
     }
 
     /// Number of regions here.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::wire::pb;
@@ -13,6 +14,7 @@ use flotilla_region::{
 
 use crate::admin::merge::MergeState;
 use crate::admin::split::INIT_LOG;
+use crate::admin::transfer::Handover;
 use crate::error::{Damage, RequestError, StoreError};
 use crate::liveness::LivenessMsg;
 use crate::mailbox::{Mailbox, Turn};
@@ -39,6 +41,8 @@ pub(crate) use stale::ask_others;
 const SLOW_TICKS: u64 = 10;
 /// Ticks between questions whether damaged peers are still members; a multiple of the above.
 const QUARANTINE_TICKS: u64 = 50;
+/// Regions that give up cached entries in one turn, at most.
+const SHED_MAX: usize = 256;
 
 /// One raft worker.
 pub(crate) struct RaftWorker {
@@ -96,8 +100,8 @@ impl RaftWorker {
         self.env.now = now;
         let me =
             region.peer_on(self.env.shared.origin.store).copied().ok_or(StoreError::Damaged("descriptor"))?;
-        let engine = self.env.shared.engine.clone();
-        let loaded = PeerLog::load(engine, region.id, me.id, Some(applied), region.conf_state())?;
+        let loaded =
+            PeerLog::load(self.env.shared.clone(), region.id, me.id, Some(applied), region.conf_state())?;
         {
             let mut ranges = self.env.shared.ranges.lock();
             ranges.take(region.id, region.space, &region.range);
@@ -114,6 +118,7 @@ impl RaftWorker {
             let _ = peer.node.campaign();
         }
         self.insert(peer);
+        self.shed_entries();
         self.env.hand_over();
         Ok(())
     }
@@ -247,6 +252,9 @@ impl RaftWorker {
     fn insert(&mut self, peer: Peer) {
         let mut peer = Box::new(peer);
         peer.touch(&mut self.touched);
+        if peer.node.storage_mut().list_cache() {
+            self.env.cached.push_back(peer.id());
+        }
         self.awake.insert(peer.id());
         self.recent.insert(peer.id());
         if let Some(promise) = &peer.promise {
@@ -313,6 +321,12 @@ impl RaftWorker {
         }
         if let Some(note) = &raft.fortification {
             return self.on_fortification(region, from, to, note);
+        }
+        if let Some(note) = &raft.transfer {
+            if let Some((peer, env)) = self.touch(region).filter(|(peer, _)| peer.info().id == to.id) {
+                peer.on_transfer_note(from, note, env);
+            }
+            return;
         }
         if let Some(check) = &raft.check {
             if let Some((peer, env)) = self.touch(region).filter(|(peer, _)| peer.info().id == to.id) {
@@ -406,7 +420,8 @@ impl RaftWorker {
         if removed || closing || PeerLog::has_entries(&*engine, region, me.id)? {
             return Ok(false);
         }
-        let loaded = PeerLog::load(engine, region, me.id, None, flotilla_raft::ConfState::default())?;
+        let conf_state = flotilla_raft::ConfState::default();
+        let loaded = PeerLog::load(self.env.shared.clone(), region, me.id, None, conf_state)?;
         let descriptor = Arc::new(Region { id: region, space, epoch, ..Region::default() });
         let applied = LogId::default();
         let new = NewPeer { region: descriptor, me, applied, loaded, merge: None, restarted: false };
@@ -487,8 +502,8 @@ impl RaftWorker {
         if let Some(state) = adopted.as_mut().filter(|_| planted!(SplitOverVote)) {
             state.vote = PeerId::ZERO;
         }
-        let engine = self.env.shared.engine.clone();
-        let mut loaded = PeerLog::load(engine, region.id, me.id, Some(INIT_LOG), region.conf_state())?;
+        let mut loaded =
+            PeerLog::load(self.env.shared.clone(), region.id, me.id, Some(INIT_LOG), region.conf_state())?;
         if let Some(state) = adopted {
             loaded.adopt(state);
         }
@@ -568,7 +583,7 @@ impl RaftWorker {
                 .max_by_key(|(_, p)| p.matched)
                 .map(|(id, _)| id);
             if let Some(to) = best {
-                peer.node.transfer_leader(to);
+                peer.transfer(to, &mut self.env);
                 peer.touch(&mut self.touched);
             }
         }
@@ -597,8 +612,23 @@ impl RaftWorker {
             awake.retain(|id| peers.get_mut(id).is_some_and(|peer| tick_peer(peer, is_slow, env, touched)));
         }
         self.pump_releases();
+        self.finish_handovers();
         if self.ticks.is_multiple_of(QUARANTINE_TICKS) {
             self.quarantine.ask_others(&mut self.env);
+        }
+    }
+
+    /// Carries out transfers whose heirs have taken too long.
+    fn finish_handovers(&mut self) {
+        let now = self.env.now;
+        let late = |(region, handover): (&RegionId, &Handover)| (now >= handover.until).then_some(*region);
+        let late: Vec<RegionId> = self.env.handovers.iter().filter_map(late).collect();
+        for region in late {
+            if let Some(handover) = self.env.handovers.remove(&region)
+                && let Some((peer, _)) = self.touch(region)
+            {
+                peer.finish_transfer(&handover);
+            }
         }
     }
 
@@ -614,6 +644,23 @@ impl RaftWorker {
             }
         }
         self.touched = touched;
+    }
+
+    /// Keeps the entries in memory within the store's budget. Regions give up in turn, first what no follower that lives
+    /// lacks, then everything that can be read from `log`.
+    fn shed_entries(&mut self) {
+        let bytes_max = self.env.shared.config.entry_cache_bytes;
+        for needed_too in [false, true] {
+            for _ in 0..self.env.cached.len().min(SHED_MAX) {
+                if self.env.shared.cached_bytes.load(Ordering::Relaxed) <= bytes_max {
+                    return;
+                }
+                let Some(id) = self.env.cached.pop_front() else { return };
+                if self.peers.get_mut(&id).is_some_and(|peer| peer.shed_entries(needed_too)) {
+                    self.env.cached.push_back(id);
+                }
+            }
+        }
     }
 
     fn end_in_quarantine(&mut self, id: RegionId) {
@@ -711,6 +758,7 @@ impl Turn for RaftWorker {
             self.tick();
         }
         self.drive_touched();
+        self.shed_entries();
         self.env.outbox.flush(now);
         self.env.hand_over();
         !self.mailbox.is_empty()

@@ -81,12 +81,21 @@ pub trait Engine: Send + Sync {
     /// Adds finished files to `data`, atomically and durably, in the order given: a later file hides an earlier one,
     /// and all of them hide what was there. Everything written before must have been flushed (rule W2).
     fn ingest(&self, files: Vec<SstFile>) -> Result<()>;
-    /// Estimated bytes of `[start, end)` of `data` on disk and in memory. Deterministic in the model engine.
-    fn approximate_bytes(&self, start: &[u8], end: &[u8]) -> u64;
+    /// Estimate of what `[start, end)` of `data` holds on disk and in memory. Deterministic in the model engine.
+    fn approximate_size(&self, start: &[u8], end: &[u8]) -> Size;
     /// Compacts `[start, end)` of `data`.
     fn compact(&self, start: &[u8], end: &[u8]) -> Result<()>;
     /// Numbers for metrics: (name, value).
     fn metrics(&self) -> Vec<(&'static str, u64)>;
+}
+
+/// How much a range holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Bytes.
+    pub bytes: u64,
+    /// Pairs.
+    pub keys: u64,
 }
 
 /// A consistent read-only view of `data`.

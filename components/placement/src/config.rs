@@ -50,6 +50,8 @@ pub struct PlacementConfig {
     /// A region below this size is small; no merge makes one of more than twice that. A third of the size at which
     /// regions are split, at most.
     pub merge_bytes: u64,
+    /// The same for its number of keys; 0 = keys do not count.
+    pub merge_keys: u64,
     /// A region is merged only if it has had its range for so long: a split is not taken back at once.
     pub merge_wait_ms: u64,
     /// A region with so many requests per second is not merged; 0 = however many.
@@ -83,6 +85,7 @@ impl Default for PlacementConfig {
             remove_drained: true,
             merge_regions: true,
             merge_bytes: 32 << 20,
+            merge_keys: 320_000,
             merge_wait_ms: 10 * 60 * 1000,
             merge_requests_max: 750,
             merges_max: 4,

@@ -103,6 +103,11 @@ impl Metrics {
                     "# TYPE flotilla_{name}_total counter\nflotilla_{name}_total {value}\n"
                 ));
             }
+            let held =
+                [("entry_cache_bytes", store.cached_bytes()), ("request_bytes", store.request_bytes())];
+            for (name, value) in held {
+                page.push_str(&format!("# TYPE flotilla_{name} gauge\nflotilla_{name} {value}\n"));
+            }
             for (name, value) in store.engine().metrics() {
                 page.push_str(&format!(
                     "# TYPE flotilla_engine_{name} gauge\nflotilla_engine_{name} {value}\n"

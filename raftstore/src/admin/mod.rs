@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod membership;
 pub(crate) mod merge;
 pub(crate) mod split;
+pub(crate) mod transfer;
 
 use crate::error::RequestError;
 use crate::msg::{AdminCommand, AdminRequest};
@@ -33,7 +34,7 @@ impl Peer {
                 if !known {
                     return (request.done)(Err(RequestError::Refused("not a voter of the region")));
                 }
-                self.node.transfer_leader(to);
+                self.transfer(to, env);
                 (request.done)(Ok(vec![(*self.region).clone()]));
             }
             AdminCommand::ChangePeers(changes) => self.propose_change(&changes, request.done, env),

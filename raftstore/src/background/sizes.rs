@@ -1,10 +1,11 @@
-//! Size checks: which led regions have outgrown the limit, and where to cut them.
+//! Size checks: which led regions have outgrown a limit, of bytes or of keys, and where to cut them.
 //!
-//! The engine's estimate comes first; keys are scanned only near the limit.
+//! The engine's estimate comes first; keys are scanned only near a limit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use flotilla_engine::Size;
 use flotilla_region::{RegionId, Space, keys};
 
 use super::BackgroundMsg;
@@ -32,7 +33,7 @@ struct Seen {
     looked_at: u64,
     /// Bytes it had written at the last check.
     written: u64,
-    bytes: u64,
+    size: Size,
     is_hot: bool,
 }
 
@@ -78,18 +79,20 @@ impl Sizes {
                 known.written = written;
                 known.is_hot = is_hot;
                 // Told again each time: placement may not have known then that the region is led here.
-                sizes.push(RegionSize { region: id, version, bytes: known.bytes, is_hot });
+                sizes.push(RegionSize { region: id, version, size: known.size, is_hot });
                 continue;
             }
             let (start, end) = keys::data_bounds(status.region.space, &status.region.range);
-            let bytes = shared.engine.approximate_bytes(&start, &end);
+            let found = shared.engine.approximate_size(&start, &end);
             // Nothing at all is a size, too.
-            let seen = Seen { version, looked_at: written, written, bytes: bytes.max(1), is_hot };
-            self.seen.insert(id, seen);
-            sizes.push(RegionSize { region: id, version, bytes: seen.bytes, is_hot });
+            let size = Size { bytes: found.bytes.max(1), ..found };
+            self.seen.insert(id, Seen { version, looked_at: written, written, size, is_hot });
+            sizes.push(RegionSize { region: id, version, size, is_hot });
             let splittable = status.region.space == Space::User && id != RegionId::SENTINEL;
-            if limit > 0 && splittable && bytes > limit {
-                self.split(shared, &status, bytes, now);
+            let is_large = limit > 0 && found.bytes > limit;
+            let has_many = shared.config.split_keys > 0 && found.keys > shared.config.split_keys;
+            if splittable && (is_large || has_many) {
+                self.split(shared, &status, found.bytes, now);
             }
         }
         if !sizes.is_empty() {
@@ -100,8 +103,9 @@ impl Sizes {
     fn split(&mut self, shared: &Arc<Shared>, status: &PeerStatus, bytes: u64, now: Time) {
         let region = &status.region;
         let snapshot = shared.engine.snapshot();
-        let (target, most) = (shared.config.split_bytes * 2 / 3, shared.config.split_keys_max);
-        let keys = shared.machine(region.space).split_keys(region, &*snapshot, target.max(1), most);
+        let most = shared.config.split_keys_max;
+        let (piece, pair) = piece(shared.config.split_bytes, shared.config.split_keys);
+        let keys = shared.machine(region.space).split_keys(region, &*snapshot, piece, pair, most);
         if keys.is_empty() {
             return;
         }
@@ -121,5 +125,29 @@ impl Sizes {
             command: AdminCommand::Split { keys },
             done: Box::new(|_| {}),
         }));
+    }
+}
+
+/// Size of a piece, two thirds of a region's limits, and what a pair counts as at least. A limit of 0 is none.
+fn piece(bytes_max: u64, keys_max: u64) -> (u64, u64) {
+    let keys = keys_max * 2 / 3;
+    let bytes = if bytes_max > 0 { bytes_max * 2 / 3 } else { keys << PAIR_BITS };
+    (bytes.max(1), bytes.checked_div(keys).unwrap_or(0))
+}
+
+/// Where only the number of keys counts, no pair is larger than two to this power.
+const PAIR_BITS: u32 = 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_has_two_thirds_of_either_limit() {
+        assert_eq!(piece(96 << 20, 0), (64 << 20, 0));
+        let (bytes, pair) = piece(96 << 20, 960_000);
+        assert_eq!((bytes, bytes / pair), (64 << 20, 645_277));
+        let (bytes, pair) = piece(0, 300);
+        assert_eq!((bytes / pair, pair), (200, 1 << 24));
     }
 }

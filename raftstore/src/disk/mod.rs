@@ -129,7 +129,7 @@ fn local_region(
     let bytes = match &state {
         Ok(Some(RegionState::Normal(region))) => {
             let (start, end) = keys::data_bounds(region.space, &region.range);
-            engine.approximate_bytes(&start, &end)
+            engine.approximate_size(&start, &end).bytes
         }
         _ => 0,
     };

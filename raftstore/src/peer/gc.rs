@@ -48,7 +48,12 @@ impl Peer {
         let last = self.node.last_index().0;
         let to = if self.is_leader() {
             let slowest = self.node.progress_iter().map(|(_, p)| p.matched.0).min().unwrap_or(0);
-            let forced = forced_to(last, config.log_force_entries, self.snapshot_under_way());
+            let forced = |times: u64| {
+                let by_bytes =
+                    self.node.storage().index_before_last(config.log_force_bytes.saturating_mul(times));
+                last.saturating_sub(config.log_force_entries.saturating_mul(times)).max(by_bytes.0)
+            };
+            let forced = forced_to(forced(1), || forced(2), self.snapshot_under_way());
             self.gc.durable.0.min(slowest.max(forced))
         } else {
             self.gc.durable.0.saturating_sub(config.log_keep_entries)
@@ -73,14 +78,30 @@ impl Peer {
         let under_way = self.node.progress_iter().filter(|(_, p)| p.state == ProgressState::Snapshot);
         under_way.map(|(_, p)| p.pending_snapshot).min()
     }
+
+    /// Drops entries from memory that can be read from `log`; those that a living follower lacks only if `needed_too`.
+    /// Returns whether anything is left that may be dropped some time.
+    pub(crate) fn shed_entries(&mut self, needed_too: bool) -> bool {
+        let me = self.me.id;
+        let lacking = self.node.progress_iter().filter(|(id, p)| *id != me && p.is_alive());
+        let known = lacking.map(|(_, p)| p.matched).min().filter(|_| self.is_leader() && !needed_too);
+        self.node.storage_mut().evict(known.unwrap_or(Index(u64::MAX)))
+    }
+
+    /// Reads entries after `known` into memory, the last `bytes_max` of them at most.
+    pub(crate) fn warm(&mut self, known: Index, bytes_max: u64, env: &mut Env) {
+        let log = self.node.storage_mut();
+        log.warm(known, bytes_max);
+        if log.list_cache() {
+            env.cached.push_back(self.region.id);
+        }
+    }
 }
 
-/// Up to where a log that ends at `last` is cut though a follower lacks it. What follows a snapshot under way its receiver
-/// needs next: that is kept, up to twice the length.
-fn forced_to(last: u64, force_entries: u64, under_way: Option<Index>) -> u64 {
-    let to = |entries: u64| last.saturating_sub(entries);
-    let forced = to(force_entries);
-    under_way.map_or(forced, |snapshot| forced.min(snapshot.0.max(to(force_entries.saturating_mul(2)))))
+/// Up to where a log is cut though a follower lacks it, at the latest. What follows a snapshot under way its receiver needs
+/// next: that is kept, up to twice the length.
+fn forced_to(once: u64, twice: impl Fn() -> u64, under_way: Option<Index>) -> u64 {
+    under_way.map_or(once, |snapshot| once.min(snapshot.0.max(twice())))
 }
 
 #[cfg(test)]
@@ -89,10 +110,10 @@ mod tests {
 
     #[test]
     fn what_follows_a_snapshot_under_way_is_kept_up_to_twice_the_length() {
-        assert_eq!(forced_to(1_000, 100, None), 900);
-        assert_eq!(forced_to(1_000, 100, Some(Index(950))), 900, "not needed");
-        assert_eq!(forced_to(1_000, 100, Some(Index(850))), 850);
-        assert_eq!(forced_to(1_000, 100, Some(Index(300))), 800, "too much");
-        assert_eq!(forced_to(50, 100, Some(Index(10))), 0);
+        let forced = |under_way: Option<u64>| forced_to(900, || 800, under_way.map(Index));
+        assert_eq!(forced(None), 900);
+        assert_eq!(forced(Some(950)), 900, "not needed");
+        assert_eq!(forced(Some(850)), 850);
+        assert_eq!(forced(Some(300)), 800, "too much");
     }
 }

@@ -15,7 +15,10 @@ use flotilla_region::{Index, PeerId, RegionId, Term, keys};
 use crate::admin::split::INIT_LOG;
 use crate::error::StoreError;
 use crate::msg::LogTask;
+use crate::peer::entry_cache::EntryCache;
 use crate::peer::fortify::Promise;
+use crate::peer::log_size::LogSize;
+use crate::shared::Shared;
 use crate::state::{LogId, decode_entry, decode_hard_state};
 
 /// Log positions, each at most the next: base <= applied <= last. Owned by the peer's raft worker.
@@ -24,17 +27,19 @@ use crate::state::{LogId, decode_entry, decode_hard_state};
 pub(crate) struct PeerLog {
     region: RegionId,
     peer: PeerId,
-    engine: Arc<dyn Engine>,
+    shared: Arc<Shared>,
     base: LogId,
     last: LogId,
-    cache: VecDeque<Entry>,
-    cache_bytes: usize,
+    cache: EntryCache,
+    size: Box<LogSize>,
     hard_state: HardState,
     conf_state: ConfState,
     /// What a snapshot taken now would contain at least.
     applied: LogId,
     /// A read met damage.
     damaged: Cell<bool>,
+    /// The worker knows that there is something in the cache.
+    is_listed: bool,
 }
 
 /// A log as it was found on disk, and what must be written to mend it (rule W8).
@@ -67,12 +72,13 @@ impl PeerLog {
     /// # Errors
     /// I/O, or a record that cannot be read.
     pub(crate) fn load(
-        engine: Arc<dyn Engine>,
+        shared: Arc<Shared>,
         region: RegionId,
         peer: PeerId,
         applied: Option<LogId>,
         conf_state: ConfState,
     ) -> Result<LoadedLog, StoreError> {
+        let engine = &*shared.engine;
         let initialised = applied.is_some();
         let applied = applied.unwrap_or_default();
         let hard_state = match engine.log_get(&keys::log_hard_state(region, peer))? {
@@ -90,7 +96,7 @@ impl PeerLog {
             None => LogId::default(),
         };
         let base = if applied.index > stored_base.index { applied } else { stored_base };
-        let found = scan_entries(&*engine, region, peer, base, stored_base)?;
+        let mut found = scan_entries(engine, region, peer, base, stored_base)?;
         let last = found.entries.back().map_or(base, |e| LogId { index: e.index, term: e.term });
         let mut state = hard_state;
         state.commit = state.commit.max(applied.index).min(last.index);
@@ -114,20 +120,21 @@ impl PeerLog {
                 ..LogTask::default()
             });
         }
-        let cache_bytes = found.entries.iter().map(|e| e.data.len()).sum();
-        let log = Self {
+        let mut log = Self {
             region,
             peer,
-            engine,
+            shared,
             base,
-            last,
-            cache: found.entries,
-            cache_bytes,
+            last: base,
+            cache: EntryCache::default(),
+            size: Box::default(),
             hard_state: state,
             conf_state,
             applied,
             damaged: Cell::new(false),
+            is_listed: false,
         };
+        log.append(found.entries.make_contiguous());
         Ok(LoadedLog { log, mend, promise })
     }
 
@@ -139,6 +146,18 @@ impl PeerLog {
     ) -> Result<bool, StoreError> {
         let start = keys::log_entry(region, peer, Index::ZERO);
         let end = keys::log_entry(region, peer, Index(u64::MAX));
+        let mut any = false;
+        engine.log_scan(&start, &end, &mut |_, _| {
+            any = true;
+            false
+        })?;
+        Ok(any)
+    }
+
+    /// Whether `log` holds anything of any peer of a region.
+    pub(crate) fn has_any(engine: &dyn Engine, region: RegionId) -> flotilla_engine::Result<bool> {
+        let start = keys::log_peer_bounds(region, PeerId::ZERO).0;
+        let end = keys::log_peer_bounds(region, PeerId(u64::MAX)).1;
         let mut any = false;
         engine.log_scan(&start, &end, &mut |_, _| {
             any = true;
@@ -160,13 +179,13 @@ impl PeerLog {
     /// Takes over entries that go to the log writer now. Returns the stale tail `[from, to]` that a conflict leaves
     /// behind the new end.
     pub(crate) fn append(&mut self, entries: &[Entry]) -> Option<(Index, Index)> {
-        let (first, new_last) = (entries.first()?.index, entries.last()?);
+        let new_last = entries.last()?;
         let old_last = self.last.index;
-        while self.cache.back().is_some_and(|e| e.index >= first) {
-            self.cache_bytes -= self.cache.pop_back().map_or(0, |e| e.data.len());
+        let step = self.shared.config.log_force_bytes / 16;
+        for entry in entries {
+            self.size.push(entry.index, entry_size(entry), step);
         }
-        self.cache_bytes += entries.iter().map(|e| e.data.len()).sum::<usize>();
-        self.cache.extend(entries.iter().cloned());
+        self.cache.append(entries.iter().cloned(), &self.shared.cached_bytes);
         self.last = LogId { index: new_last.index, term: new_last.term };
         (old_last > self.last.index).then(|| (self.last.index.next(), old_last))
     }
@@ -185,8 +204,13 @@ impl PeerLog {
         self.last = at;
         self.applied = at;
         self.conf_state = conf_state;
-        self.cache.clear();
-        self.cache_bytes = 0;
+        self.cache.clear(&self.shared.cached_bytes);
+        *self.size = LogSize::default();
+    }
+
+    /// The index after which the log holds no more than so many bytes, about.
+    pub(crate) fn index_before_last(&self, bytes_max: u64) -> Index {
+        self.size.index_before_last(self.base.index, bytes_max)
     }
 
     /// Drops the prefix up to `to`. Returns the new base, and the first index to delete.
@@ -194,34 +218,41 @@ impl PeerLog {
         let term = self.term(to).ok()?;
         let delete_from = self.base.index.next();
         self.base = LogId { index: to, term };
-        self.evict(0, to);
+        self.cache.evict(to, &self.shared.cached_bytes);
+        self.size.truncate(to);
         Some((self.base, delete_from))
     }
 
-    /// Keeps the cache within `bytes_max`, by dropping entries up to `safe` that can be read from `log`.
-    pub(crate) fn evict(&mut self, bytes_max: usize, safe: Index) {
-        while self.cache_bytes > bytes_max || self.cache.front().is_some_and(|e| e.index <= self.base.index) {
-            match self.cache.front() {
-                Some(entry) if entry.index <= safe && entry.index < self.last.index => {
-                    self.cache_bytes -= entry.data.len();
-                    self.cache.pop_front();
-                }
-                _ => break,
-            }
-        }
+    /// Drops cached entries up to `to`, as far as they are applied: what is applied here is stable, so that it can be
+    /// read from `log`. Returns whether anything is left that may be dropped some time.
+    pub(crate) fn evict(&mut self, to: Index) -> bool {
+        self.cache.evict(to.min(self.applied.index), &self.shared.cached_bytes);
+        self.is_listed = !self.cache.is_empty();
+        self.is_listed
+    }
+
+    /// Whether the cache has something that the worker does not know of yet; it does from now on.
+    pub(crate) fn list_cache(&mut self) -> bool {
+        !self.cache.is_empty() && !std::mem::replace(&mut self.is_listed, true)
     }
 
     /// Keeps nothing in memory: all of the log is applied, and nobody is about to read it.
     pub(crate) fn forget_entries(&mut self) {
         if self.applied == self.last {
-            self.cache = VecDeque::new();
-            self.cache_bytes = 0;
+            self.cache.clear(&self.shared.cached_bytes);
         }
     }
 
-    fn cached(&self, index: Index) -> Option<&Entry> {
-        let first = self.cache.front()?.index;
-        self.cache.get(index.0.checked_sub(first.0)? as usize)
+    /// Reads entries after `from` into the cache, the last `bytes_max` of them at most.
+    pub(crate) fn warm(&mut self, from: Index, bytes_max: u64) {
+        let low = from.max(self.index_before_last(bytes_max)).max(self.base.index).next();
+        let high = self.cache.first().unwrap_or(self.last.index.next());
+        if low < high
+            && let Ok(entries) = self.read(low, high, u64::MAX)
+            && entries.last().is_some_and(|entry| entry.index.next() == high)
+        {
+            self.cache.prepend(entries, &self.shared.cached_bytes);
+        }
     }
 
     fn read(&self, low: Index, high: Index, bytes_max: u64) -> StorageResult<Vec<Entry>> {
@@ -230,7 +261,7 @@ impl PeerLog {
         let mut entries: Vec<Entry> = Vec::new();
         let mut bytes = 0;
         let mut damaged = false;
-        let scanned = self.engine.log_scan(&start, &end, &mut |key, value| {
+        let scanned = self.shared.engine.log_scan(&start, &end, &mut |key, value| {
             let expected = Index(low.0 + entries.len() as u64);
             let index = match keys::parse_log_key(key) {
                 Some(keys::LogKey::Entry(_, _, index)) => index,
@@ -257,6 +288,12 @@ impl PeerLog {
             return Err(StorageError::Unavailable);
         }
         Ok(entries)
+    }
+}
+
+impl Drop for PeerLog {
+    fn drop(&mut self) {
+        self.cache.clear(&self.shared.cached_bytes);
     }
 }
 
@@ -320,14 +357,13 @@ impl Storage for PeerLog {
         if high.0 > self.last.index.0 + 1 {
             return Err(StorageError::Unavailable);
         }
-        let cached_from = self.cache.front().map_or(self.last.index.next(), |e| e.index);
+        let cached_from = self.cache.first().unwrap_or(self.last.index.next());
         if low < cached_from {
             return self.read(low, high.min(cached_from), bytes_max);
         }
         let mut bytes = 0;
         let mut entries = Vec::new();
-        let from = (low.0 - cached_from.0) as usize;
-        for entry in self.cache.range(from..(high.0 - cached_from.0) as usize) {
+        for entry in self.cache.range(low, high) {
             bytes += entry_size(entry);
             if bytes > bytes_max && !entries.is_empty() {
                 break;
@@ -350,7 +386,7 @@ impl Storage for PeerLog {
         if index > self.last.index {
             return Err(StorageError::Unavailable);
         }
-        match self.cached(index) {
+        match self.cache.get(index) {
             Some(entry) => Ok(entry.term),
             None => Ok(self.read(index, index.next(), u64::MAX)?[0].term),
         }

@@ -4,10 +4,12 @@
 //! worker, keeps the callers that wait, the lease, and the log's prefix. Each concern is a file of its own: `ready`
 //! (stepping and carrying out), `write`, `read`, `lease`, `gc`.
 
+pub(crate) mod entry_cache;
 pub(crate) mod fortify;
 mod gc;
 mod lease;
 pub(crate) mod log;
+mod log_size;
 mod read;
 mod ready;
 mod report;

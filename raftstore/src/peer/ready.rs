@@ -188,7 +188,11 @@ impl Peer {
                 Some(Outgoing { region: self.region.clone(), from: self.me, to, message })
             })
             .collect();
-        let stale_tail = self.node.storage_mut().append(&message.entries);
+        let log = self.node.storage_mut();
+        let stale_tail = log.append(&message.entries);
+        if log.list_cache() {
+            env.cached.push_back(self.region.id);
+        }
         let task = LogTask {
             region: self.region.id,
             peer: self.me.id,
@@ -352,9 +356,6 @@ impl Peer {
         for response in applied.responses {
             let _ = self.node.step(response);
         }
-        let safe = self.applied.index;
-        // Only what is stable here is applied, so what is applied can be read back from `log`.
-        self.node.storage_mut().evict(env.shared.config.entry_cache_bytes, safe);
         self.lease.advance(self.node.commit(), self.applied.index);
         self.publish_lease(false, env);
         if self.is_leader() && self.is_unfortified() {

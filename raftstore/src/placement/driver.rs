@@ -41,6 +41,9 @@ impl Driver {
             // What a merge makes must not be split at once.
             config.merge_bytes = config.merge_bytes.min(shared.config.split_bytes / 3);
         }
+        if shared.config.split_keys > 0 && config.merge_keys > 0 {
+            config.merge_keys = config.merge_keys.min(shared.config.split_keys / 3).max(1);
+        }
         let mut driver = Self {
             config,
             view: ClusterView::new(term, now.0 / 1_000),

@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::wire::pb;
 use crate::wire::pb::placement_message::Message as Placed;
 use bytes::Bytes;
+use flotilla_engine::Size;
 use flotilla_placement::meta::{MetaCommand, MetaReply, Refusal, StoreProposal};
 use flotilla_placement::{MoveOrder, MovePhase, MoveRefusal, Rates, StoreState};
 use flotilla_region::{Peer, PeerId, Region, RegionEpoch, RegionId, StoreId, Term};
@@ -66,8 +67,8 @@ pub(crate) struct RegionSize {
     pub region: RegionId,
     /// Its version when it was measured.
     pub version: u64,
-    /// Approximate bytes, at least 1.
-    pub bytes: u64,
+    /// About how much it holds: at least one byte.
+    pub size: Size,
     /// It is written to more than a little.
     pub is_hot: bool,
 }

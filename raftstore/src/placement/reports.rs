@@ -82,18 +82,18 @@ impl Reports {
         was
     }
 
-    /// Takes sizes over; a change of an eighth is worth telling.
+    /// Takes sizes over; a change of bytes by an eighth is worth telling.
     pub(super) fn sizes(&mut self, sizes: &[RegionSize]) -> Vec<pb::RegionReport> {
         let mut changed = Vec::new();
-        for RegionSize { region, version: measured, bytes, is_hot } in sizes {
+        for RegionSize { region, version: measured, size, is_hot } in sizes {
             let Some((version, report)) = self.led.get_mut(region) else { continue };
             let epoch = report.region.as_ref().and_then(|r| r.region_epoch.as_ref());
             if epoch.is_none_or(|epoch| epoch.version != *measured) {
                 continue;
             }
-            let has_grown = report.approximate_bytes.abs_diff(*bytes) > report.approximate_bytes / 8;
+            let has_grown = report.approximate_bytes.abs_diff(size.bytes) > report.approximate_bytes / 8;
             if has_grown || report.is_hot != *is_hot {
-                report.approximate_bytes = *bytes;
+                (report.approximate_bytes, report.approximate_keys) = (size.bytes, size.keys);
                 report.is_hot = *is_hot;
                 self.sequence += 1;
                 *version = self.sequence;
@@ -196,6 +196,7 @@ fn set_rates(report: &mut pb::RegionReport, rates: Rates) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flotilla_engine::Size;
     use flotilla_region::Region;
     use std::sync::Arc;
 
@@ -208,10 +209,14 @@ mod tests {
     #[test]
     fn a_size_belongs_to_a_range_and_is_told_when_it_has_changed() {
         let mut reports = Reports::new(9);
-        let size = |bytes| RegionSize { region: RegionId(1), version: 0, bytes, is_hot: false };
+        let size = |bytes| {
+            let size = Size { bytes, keys: bytes / 10 };
+            RegionSize { region: RegionId(1), version: 0, size, is_hot: false }
+        };
         assert_eq!(reports.sizes(&[size(80)]), [], "not led here");
         reports.led(&led(1));
-        assert_eq!(reports.sizes(&[size(80)])[0].approximate_bytes, 80);
+        let told = reports.sizes(&[size(80)]);
+        assert_eq!((told[0].approximate_bytes, told[0].approximate_keys), (80, 8));
         assert_eq!(reports.sizes(&[size(88)]), [], "an eighth more");
         assert!(reports.sizes(&[RegionSize { is_hot: true, ..size(88) }])[0].is_hot);
         assert_eq!(reports.sizes(&[RegionSize { version: 1, ..size(500) }]), [], "of another range");

@@ -92,7 +92,7 @@ impl Sender {
             return;
         }
         let (start, end) = keys::data_bounds(region.space, &region.range);
-        let bytes = self.shared.engine.approximate_bytes(&start, &end);
+        let bytes = self.shared.engine.approximate_size(&start, &end).bytes;
         let header = pb::SnapshotHeader {
             version: WIRE_VERSION,
             cluster_id: self.shared.origin.cluster.0,

@@ -1,10 +1,11 @@
 //! What a raft worker and its peers have in common.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use flotilla_region::{Peer as PeerInfo, Region, RegionId, StoreId};
 
+use crate::admin::transfer::Handover;
 use crate::msg::{ApplyMsg, Incarnation, LogMsg, LogTask, RaftMsg};
 use crate::outbox::{Outbox, raft_message};
 use crate::peer::fortify::Release;
@@ -28,6 +29,10 @@ pub(crate) struct Env {
     pub bound_to: BTreeMap<StoreId, BTreeSet<RegionId>>,
     /// Leaders that sleep and have peers that do not answer, with when placement must hear more of it.
     pub looks: BTreeSet<(Time, RegionId)>,
+    /// Transfers that wait for their heirs.
+    pub handovers: BTreeMap<RegionId, Handover>,
+    /// Regions with entries in memory, in the order in which they give them up.
+    pub cached: VecDeque<RegionId>,
     /// Followers to be released, for the worker.
     pub releases: Vec<Release>,
     /// Peers that were removed from regions here, for the worker.
@@ -54,6 +59,8 @@ impl Env {
             supporting,
             bound_to: BTreeMap::new(),
             looks: BTreeSet::new(),
+            handovers: BTreeMap::new(),
+            cached: VecDeque::new(),
             releases: Vec::new(),
             removed: Vec::new(),
             number,

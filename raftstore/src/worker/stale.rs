@@ -99,7 +99,8 @@ impl RaftWorker {
         let is_without = epoch.conf_ver < last.conf_ver && !members.is_empty() && !members.contains(&from.id);
         match merged {
             _ if is_without => {}
-            Some((target, version)) => {
+            Some(merged) => {
+                let (target, version) = self.end_of_merges(merged);
                 let merged = pb::MergedInto { target: target.0, version };
                 answer.merge = wire::merge_to_wire(MergeNews::MergedInto(merged));
             }
@@ -107,6 +108,19 @@ impl RaftWorker {
         }
         self.env.outbox.push(from.store, answer);
         true
+    }
+
+    /// Where the keys of a merged region went, as far as this store has seen: its target may have become part of another
+    /// one since.
+    fn end_of_merges(&self, (mut target, mut version): (RegionId, u64)) -> (RegionId, u64) {
+        let record = |id| self.env.shared.engine.get(&keys::region_state(id)).ok().flatten();
+        while let Some(RegionState::Tombstone { merged: Some((next, later)), .. }) =
+            record(target).and_then(RegionState::decode)
+            && later > version
+        {
+            (target, version) = (next, later);
+        }
+        (target, version)
     }
 
     /// The group says that the peer here was removed.

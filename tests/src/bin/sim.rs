@@ -118,7 +118,7 @@ fn main() -> ExitCode {
 fn run_regressions() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let mut failed = false;
-    for regression in &REGRESSIONS {
+    for regression in REGRESSIONS {
         let violation = regression.run().violation;
         failed |= violation.is_some();
         let now = violation.as_deref().map_or("nothing", beginning);

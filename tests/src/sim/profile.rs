@@ -213,6 +213,7 @@ impl Profile {
         };
         profile.draw_load(rng);
         draw_liveness(rng, &mut profile);
+        draw_limits(&mut Prng::new(rng.clone().next_u64()), &mut profile.config);
         profile
     }
 
@@ -294,6 +295,17 @@ fn draw_liveness(rng: &mut Prng, profile: &mut Profile) {
     }
 }
 
+/// Without a further number from the common sequence, so that earlier seeds mean what they did.
+fn draw_limits(rng: &mut Prng, config: &mut StoreConfig) {
+    config.transfer_lag_entries = *rng.pick(&[0, 2, 20, 256]);
+    if config.split_bytes > 0 && rng.chance(1, 3) {
+        (config.split_bytes, config.split_keys) = (0, rng.range(3..20));
+    }
+    if config.log_force_entries < LOG_FORCE_NEVER {
+        config.log_force_bytes = *rng.pick(&[300, 3_000, 192 << 20]);
+    }
+}
+
 fn draw_net(rng: &mut Prng) -> NetProfile {
     NetProfile {
         delay_us: *rng.pick(&[(50, 300), (200, 3_000), (1_000, 20_000)]),
@@ -330,6 +342,7 @@ fn draw_config(rng: &mut Prng, replicas: usize) -> StoreConfig {
         log_keep_entries: *rng.pick(&[0, 5, 100]),
         log_force_entries: *rng.pick(&[10, 50, LOG_FORCE_NEVER]),
         split_bytes: *rng.pick(&[0, 0, 2_000, 10_000]),
+        split_keys: 0,
         split_keys_max: *rng.pick(&[1, 3]),
         split_check_ms: 500,
         check_interval_ms: if tick_ms == 50 { 4_000 } else { 5_000 },

@@ -72,13 +72,15 @@ pub struct Stats {
     pub compactions: u64,
     /// Regions that went to sleep on a store.
     pub sleeps: u64,
+    /// Transfers of leadership before which the heir read what others lacked.
+    pub warm_transfers: u64,
     /// Snapshots of regions that a split was about to bring to the receiver.
     pub needless_snapshots: u64,
 }
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 33] {
+    pub fn list(&self) -> [(&'static str, u64); 34] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -112,6 +114,7 @@ impl Stats {
             ("clock jumps", self.clock_jumps),
             ("compactions", self.compactions),
             ("sleeps", self.sleeps),
+            ("warm transfers", self.warm_transfers),
             ("needless snapshots", self.needless_snapshots),
         ]
     }
@@ -164,6 +167,7 @@ impl Stats {
         self.clock_jumps += other.clock_jumps;
         self.compactions += other.compactions;
         self.sleeps += other.sleeps;
+        self.warm_transfers += other.warm_transfers;
         self.needless_snapshots += other.needless_snapshots;
     }
 }

@@ -125,6 +125,7 @@ pub fn beside(name: &str) -> Result<PathBuf, String> {
 pub fn still() -> Vec<(&'static str, String)> {
     vec![
         ("store.split_bytes", "0".into()),
+        ("store.split_keys", "0".into()),
         ("store.split_busy_bytes", "0".into()),
         ("store.load_split_requests", "0".into()),
         ("store.load_split_bytes", "0".into()),

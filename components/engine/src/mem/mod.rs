@@ -24,7 +24,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::{Engine, EngineSnapshot, Error, Op, Prng, Result, SstContent, SstFile, SstWriter, WriteBatch};
+use crate::{
+    Engine, EngineSnapshot, Error, Op, Prng, Result, Size, SstContent, SstFile, SstWriter, WriteBatch,
+};
 
 use table::{Sequence, Table};
 
@@ -563,8 +565,8 @@ impl Engine for MemEngine {
         Ok(())
     }
 
-    fn approximate_bytes(&self, start: &[u8], end: &[u8]) -> u64 {
-        if start < end { self.shared.lock().data.bytes(start, end) } else { 0 }
+    fn approximate_size(&self, start: &[u8], end: &[u8]) -> Size {
+        if start < end { self.shared.lock().data.size(start, end) } else { Size::default() }
     }
 
     /// RocksDB flushes first if the range meets its memtable: a fall back to any write covers both.

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use crate::{Op, WriteBatch};
+use crate::{Op, Size, WriteBatch};
 
 /// A moment in a table's life; grows with each batch.
 pub(super) type Sequence = u64;
@@ -168,12 +168,16 @@ impl Table {
         _ = if reverse { live.rev().all(more) } else { live.all(more) };
     }
 
-    /// Bytes of keys and values of `[start, end)`.
-    pub(super) fn bytes(&self, start: &[u8], end: &[u8]) -> u64 {
-        self.chains
-            .range::<[u8], _>((Bound::Included(start), Bound::Excluded(end)))
-            .filter_map(|(key, chain)| Some(key.len() + chain.newest.value.as_ref()?.len()))
-            .sum::<usize>() as u64
+    /// Keys and values of `[start, end)`.
+    pub(super) fn size(&self, start: &[u8], end: &[u8]) -> Size {
+        let mut size = Size::default();
+        for (key, chain) in self.chains.range::<[u8], _>((Bound::Included(start), Bound::Excluded(end))) {
+            if let Some(value) = &chain.newest.value {
+                size.bytes += (key.len() + value.len()) as u64;
+                size.keys += 1;
+            }
+        }
+        size
     }
 
     /// Number of keys, dead ones that are still remembered included.

@@ -7,6 +7,7 @@ mod flush;
 mod open;
 mod power_cut;
 mod reads;
+mod sizes;
 mod sst;
 
 pub use config::RocksConfig;
@@ -19,12 +20,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rocksdb::{CStrLike, DB, IngestExternalFileOptions, Range, ReadOptions, WriteOptions, properties};
+use rocksdb::{CStrLike, DB, IngestExternalFileOptions, ReadOptions, WriteOptions, properties};
 
-use crate::{Engine, EngineSnapshot, Error, Result, SstFile, SstWriter, WriteBatch};
+use crate::{Engine, EngineSnapshot, Error, Result, Size, SstFile, SstWriter, WriteBatch};
 
 use power_cut::SyncedLength;
 use reads::RocksSnapshot;
+use sizes::Sizes;
 use sst::{RocksSst, RocksSstWriter};
 
 /// A store's disk in RocksDB: `dir/log`, `dir/data`, and `dir/tmp` for files under construction.
@@ -43,6 +45,7 @@ pub struct RocksEngine {
     log_bytes: AtomicU64,
     log_syncs: AtomicU64,
     next_sst: AtomicU64,
+    sizes: Sizes,
     /// Set when `record_synced_length` is.
     synced_length: Option<SyncedLength>,
     skip_log_sync: bool,
@@ -88,6 +91,7 @@ impl RocksEngine {
             log_bytes: AtomicU64::new(0),
             log_syncs: AtomicU64::new(0),
             next_sst: AtomicU64::new(0),
+            sizes: Sizes::default(),
             synced_length,
             skip_log_sync: config.skips_log_sync(),
             log_sync_delay: config.log_sync_delay(),
@@ -213,14 +217,8 @@ impl Engine for RocksEngine {
         self.data.ingest_external_file_opts(&options, paths).map_err(convert)
     }
 
-    fn approximate_bytes(&self, start: &[u8], end: &[u8]) -> u64 {
-        if start >= end {
-            return 0;
-        }
-        let in_files = self.data.get_approximate_sizes(&[Range::new(start, end)]);
-        // An estimate: a range that cannot be read counts as what its files say.
-        let in_memory = reads::memtable_bytes(&self.data, start, end).unwrap_or(0);
-        in_files.first().copied().unwrap_or(0) + in_memory
+    fn approximate_size(&self, start: &[u8], end: &[u8]) -> Size {
+        if start < end { self.sizes.of(&self.data, start, end) } else { Size::default() }
     }
 
     fn compact(&self, start: &[u8], end: &[u8]) -> Result<()> {

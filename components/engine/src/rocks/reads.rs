@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rocksdb::{DB, DBRawIterator, ReadOptions, ReadTier, SnapshotWithThreadMode};
 
-use crate::{EngineSnapshot, Result};
+use crate::{EngineSnapshot, Result, Size};
 
 use super::convert;
 
@@ -45,16 +45,17 @@ pub(super) fn scan(
     iterator.status().map_err(convert)
 }
 
-/// Bytes of keys and values of `[start, end)` that are in memtables only.
-pub(super) fn memtable_bytes(db: &DB, start: &[u8], end: &[u8]) -> Result<u64> {
+/// Keys and values of `[start, end)` that are in memtables only.
+pub(super) fn memtable_size(db: &DB, start: &[u8], end: &[u8]) -> Result<Size> {
     let mut options = ReadOptions::default();
     options.set_read_tier(ReadTier::Memtable);
-    let mut bytes = 0;
+    let mut size = Size::default();
     scan(db, options, (start, end), false, &mut |key, value| {
-        bytes += (key.len() + value.len()) as u64;
+        size.bytes += (key.len() + value.len()) as u64;
+        size.keys += 1;
         true
     })?;
-    Ok(bytes)
+    Ok(size)
 }
 
 /// A RocksDB snapshot that keeps its instance open.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use flotilla_engine::{Engine, Error, MemEngine, RocksConfig, RocksEngine, WriteBatch};
+use flotilla_engine::{Engine, Error, MemEngine, RocksConfig, RocksEngine, Size, WriteBatch};
 
 use crate::{batch, data_content, log_content, round, scan, tempdir};
 
@@ -238,13 +238,25 @@ fn sizes_count_files_and_memory() {
     }
     engine.write(&batch).unwrap();
     let (start, middle, end) = ([0; 4], 500u32.to_be_bytes(), 1_000u32.to_be_bytes());
-    assert_eq!(engine.approximate_bytes(&start, &end), 1_004_000);
-    assert_eq!(engine.approximate_bytes(&end, &start), 0);
+    assert_eq!(engine.approximate_size(&start, &end), Size { bytes: 1_004_000, keys: 1_000 });
+    assert_eq!(engine.approximate_size(&end, &start), Size::default());
     engine.flush().unwrap();
-    let whole = engine.approximate_bytes(&start, &end);
-    assert!((950_000..1_200_000).contains(&whole), "{whole}");
-    let half = engine.approximate_bytes(&start, &middle);
-    assert!((400_000..600_000).contains(&half), "{half}");
+    let whole = engine.approximate_size(&start, &end);
+    assert!((950_000..1_200_000).contains(&whole.bytes) && (900..1_100).contains(&whole.keys), "{whole:?}");
+    let half = engine.approximate_size(&start, &middle);
+    assert!((400_000..600_000).contains(&half.bytes) && (400..600).contains(&half.keys), "{half:?}");
+    // Another part of the file tree: few keys with as many bytes. And a list of files that has changed.
+    let mut batch = WriteBatch::new();
+    for n in 5_000..5_010u32 {
+        let mut value = vec![0; 100_000];
+        prng.fill(&mut value);
+        batch.put(&n.to_be_bytes(), &value);
+    }
+    engine.write(&batch).unwrap();
+    engine.flush().unwrap();
+    let few = engine.approximate_size(&5_000u32.to_be_bytes(), &6_000u32.to_be_bytes());
+    assert!((900_000..1_200_000).contains(&few.bytes) && (8..12).contains(&few.keys), "{few:?}");
+    assert!((900..1_100).contains(&engine.approximate_size(&start, &end).keys));
     let metrics = engine.metrics();
     let metric = |name| metrics.iter().find(|(n, _)| *n == name).unwrap().1;
     assert!(metric("data_file_bytes") > 900_000 && metric("data_background_errors") == 0, "{metrics:?}");

@@ -6,13 +6,13 @@ use flotilla_region::{Peer, StoreId};
 
 use super::balance::{is_complete, start_move};
 use super::round::Round;
-use crate::{Move, Reason, RegionInfo, Step};
+use crate::{Move, PlacementConfig, Reason, RegionInfo, Step};
 
 /// Merges, or prepares to merge, as many regions as limits leave room for.
 pub(super) fn merge_regions(round: &mut Round<'_>) {
     let view = round.view;
-    let merge_bytes = round.config.merge_bytes;
-    for source in view.regions().iter().filter(|info| is_small(info, merge_bytes)) {
+    let config = round.config;
+    for source in view.regions().iter().filter(|info| is_small(info, config)) {
         if !round.has_merge_slot() {
             return;
         }
@@ -38,8 +38,9 @@ pub(super) fn merge_regions(round: &mut Round<'_>) {
 }
 
 /// Whether a region is small, as far as its leader measured it.
-fn is_small(info: &RegionInfo, merge_bytes: u64) -> bool {
-    info.is_counted() && info.bytes > 0 && info.bytes < merge_bytes
+fn is_small(info: &RegionInfo, config: &PlacementConfig) -> bool {
+    let has_few = config.merge_keys == 0 || info.keys < config.merge_keys;
+    info.is_counted() && info.bytes > 0 && info.bytes < config.merge_bytes && has_few
 }
 
 /// The leader of a region to which nothing happens or happened lately.
@@ -58,8 +59,10 @@ fn best_target<'v>(round: &Round<'v>, source: &RegionInfo) -> Option<(&'v Region
     let (space, range) = (source.region.space, &source.region.range);
     let before = round.view.regions().before_key(space, &range.start);
     let after = (!range.end.is_empty()).then(|| round.view.regions().by_key(space, &range.end)).flatten();
+    let PlacementConfig { merge_bytes, merge_keys, .. } = *round.config;
     let fits = |target: &&RegionInfo| {
-        target.bytes > 0 && target.bytes + source.bytes <= 2 * round.config.merge_bytes
+        let has_few = merge_keys == 0 || target.keys + source.keys <= 2 * merge_keys;
+        target.bytes > 0 && target.bytes + source.bytes <= 2 * merge_bytes && has_few
     };
     let candidates = [before, after].into_iter().flatten().filter(fits);
     let calm = candidates.filter_map(|target| Some((target, calm_leader(round, target)?)));

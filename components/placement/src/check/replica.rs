@@ -1,8 +1,8 @@
 //! The replica checker: leaves joint states, brings a region to its number of replicas, replaces those that must go,
 //! removes those too many, and carries balance moves through.
 //!
-//! Every change is one of: add a learner; promote a caught-up learner; swap a learner for a voter by one joint change
-//! (the voter becomes a learner); demote a voter; remove a learner. So a voter goes in two steps, and a region never
+//! Every change is one of: add a learner; promote a caught-up learner; swap learners for voters by one joint change
+//! (each voter becomes a learner); demote a voter; remove a learner. So a voter goes in two steps, and a region never
 //! counts on a replica that has no data yet.
 
 use flotilla_region::{Peer, PeerRole, RegionId};
@@ -134,22 +134,7 @@ fn repair(round: &mut Round<'_>, group: &Group<'_>) -> Option<Verdict> {
     if missing == 0 {
         return None;
     }
-    let healthy = group.learners.iter().filter(|(_, health)| *health == PeerHealth::Healthy);
-    let ready = healthy.map(|(peer, _)| *peer).find(|p| !group.info.pending.contains(&p.id));
-    if let Some(ready) = ready {
-        let promote = PeerChange::add_voter(ready);
-        let victim = group
-            .voters
-            .iter()
-            .filter(|(peer, health)| health.must_go() && peer.id != group.leader.id)
-            .max_by_key(|(peer, health)| (*health, peer.id));
-        let changes = match victim {
-            Some((victim, _)) if group.voters.len() >= group.wanted => {
-                vec![promote, PeerChange::add_learner(*victim)]
-            }
-            // Too few voters, or only the leader is to go: it needs an heir first.
-            _ => vec![promote],
-        };
+    for changes in promotions(group) {
         if let Some(verdict) = change(round, group, Reason::Repair, changes) {
             return Some(verdict);
         }
@@ -161,6 +146,28 @@ fn repair(round: &mut Round<'_>, group: &Group<'_>) -> Option<Verdict> {
         return Some(verdict);
     }
     demote_damaged(round, group).or((coming > 0).then_some(Verdict::Repairing))
+}
+
+/// Ways to have caught-up learners vote, the best one first: all of them for as many voters that are to go, in one joint
+/// change; or one of them.
+fn promotions(group: &Group<'_>) -> Vec<Vec<PeerChange>> {
+    let healthy = group.learners.iter().filter(|(_, health)| *health == PeerHealth::Healthy);
+    let ready = healthy.map(|(peer, _)| *peer).filter(|peer| !group.info.pending.contains(&peer.id));
+    let mut victims: Vec<Seat> = group.voters.clone();
+    victims.retain(|(peer, health)| health.must_go() && peer.id != group.leader.id);
+    victims.sort_by_key(|(peer, health)| std::cmp::Reverse((*health, peer.id)));
+    if group.voters.len() < group.wanted {
+        // Each one more is a gain.
+        victims.clear();
+    }
+    let swaps: Vec<_> = ready.clone().zip(&victims).collect();
+    let swap = |(to, (from, _)): &(Peer, &Seat)| [PeerChange::add_voter(*to), PeerChange::add_learner(*from)];
+    match swaps.len() {
+        // Too few voters, or only the leader is to go: it needs an heir first.
+        0 => ready.take(1).map(|peer| vec![PeerChange::add_voter(peer)]).collect(),
+        1 => vec![swap(&swaps[0]).to_vec()],
+        _ => vec![swaps.iter().flat_map(swap).collect(), swap(&swaps[0]).to_vec()],
+    }
 }
 
 /// A damaged voter for which no other store has room makes room on its own: it goes first, and a new one comes there.

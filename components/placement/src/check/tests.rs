@@ -797,3 +797,30 @@ fn a_small_region_moves_onto_the_stores_of_its_neighbour_first() {
     }
     panic!("never merged: {steps:?}");
 }
+
+#[test]
+fn replicas_of_two_draining_stores_are_exchanged_in_one_change() {
+    let mut world = World::new(5);
+    let mut info = region(100, &[1, 2, 3]);
+    world.report(&info);
+    world.drain(2);
+    world.drain(3);
+    let swap = |step: &Step| matches!(step, Step::ChangePeers(changes) if changes.len() > 1);
+    let mut steps = Vec::new();
+    // Both learners are asked for before the first of them is full.
+    for _ in 0..2 {
+        steps.push(world.take(&mut info).1);
+        info.pending =
+            info.region.peers.iter().filter(|p| p.role == PeerRole::Learner).map(|p| p.id).collect();
+        world.report(&info);
+    }
+    info.pending.clear();
+    world.report(&info);
+    while stores_of(&info) != [1, 4, 5] {
+        steps.push(world.take(&mut info).1);
+    }
+    let swaps: Vec<_> = steps.iter().filter(|step| swap(step)).collect();
+    assert!(matches!(swaps[..], [Step::ChangePeers(changes)] if changes.len() == 4), "{steps:?}");
+    assert_eq!(steps.len(), 6, "two learners, the swap, leave, two removals");
+    assert_eq!(world.check(), []);
+}

@@ -1,5 +1,6 @@
 //! The source's part: become final or void, catch up when the target commits, be retired.
 
+use flotilla_placement::RegionInfo;
 use flotilla_raft::{Entry, EntryKind, ProgressState};
 use flotilla_region::{Peer as PeerInfo, Region, RegionId, keys};
 
@@ -8,6 +9,7 @@ use crate::entry::{AdminCommand, CommitMerge, Payload, PrepareMerge, encode_admi
 use crate::error::RequestError;
 use crate::msg::{ApplyMsg, RaftMsg};
 use crate::outbox::raft_message;
+use crate::peer::log::PeerLog;
 use crate::peer::{Peer, Phase};
 use crate::state::{LogId, RegionState};
 use crate::wire::{self, pb};
@@ -261,7 +263,8 @@ impl Peer {
 
     /// Another store has seen the region become part of `target`, which had `version` then.
     pub(crate) fn on_told(&mut self, target: RegionId, version: u64, env: &mut Env) {
-        if !matches!(self.phase, Phase::Live | Phase::Orphaned) || self.merge.told.is_some() {
+        let is_news = self.merge.told.is_none_or(|(_, known)| known < version);
+        if !matches!(self.phase, Phase::Live | Phase::Orphaned) || !is_news {
             return;
         }
         self.merge.told = Some((target, version));
@@ -275,7 +278,8 @@ impl Peer {
 
     /// Destroys a merged region that nothing on this store will ever ask for again: the target's peer here is past the
     /// merge, or was removed. An absent one may still be created, by a split that is to be replayed (trap T16), unless
-    /// those who have the keys since then have no peer here.
+    /// those who have the keys since then have no peer here; or unless the target has none, and no log that such a split
+    /// would give a life to.
     pub(crate) fn maybe_bury(&mut self, env: &mut Env) -> Result<(), flotilla_engine::Error> {
         let Some((target, version)) = self.merge.told else { return Ok(()) };
         if !matches!(self.phase, Phase::Live | Phase::Orphaned) || self.has_child_to_bear(env) {
@@ -289,12 +293,15 @@ impl Peer {
             }
             Some(RegionState::Tombstone { .. }) => true,
             None => {
+                let me = env.shared.origin.store;
                 let directory = env.shared.directory.read();
+                let is_elsewhere = |known: &&RegionInfo| {
+                    known.region.epoch.version >= version && known.region.peer_on(me).is_none()
+                };
                 let owner = directory.routes.by_key(self.region.space, &self.region.range.start);
-                owner.is_some_and(|owner| {
-                    let owner = &owner.region;
-                    owner.epoch.version >= version && owner.peer_on(env.shared.origin.store).is_none()
-                })
+                let target_elsewhere = directory.routes.by_id(target).filter(is_elsewhere).is_some();
+                owner.filter(is_elsewhere).is_some()
+                    || target_elsewhere && !PeerLog::has_any(&*env.shared.engine, target)?
             }
         };
         if is_over {
