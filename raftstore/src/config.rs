@@ -1,6 +1,7 @@
 //! What a user may tune in a store, and the constants that would corrupt data if changed.
 
 use crate::load::samples::SAMPLES_MAX;
+use crate::snapshot::WINDOW_PARTS;
 
 /// Tunables of one store. Defaults suit production; tests and the simulator draw their own.
 #[derive(Clone, Debug)]
@@ -97,6 +98,10 @@ pub struct StoreConfig {
     pub snapshot_receive_max: usize,
     /// Bytes of one snapshot chunk.
     pub snapshot_chunk_bytes: usize,
+    /// Bytes of snapshots that the store sends per second, all of them together; 0 = no limit.
+    pub snapshot_send_bytes_per_s: u64,
+    /// Bytes of snapshots that the store takes per second, all of them together; 0 = no limit.
+    pub snapshot_receive_bytes_per_s: u64,
     /// A snapshot transfer without progress for so long is given up.
     pub snapshot_timeout_ms: u64,
     /// A peer without a leader for so long asks the others whether it is still a member.
@@ -168,6 +173,8 @@ impl Default for StoreConfig {
             snapshot_send_max: 4,
             snapshot_receive_max: 4,
             snapshot_chunk_bytes: 1 << 20,
+            snapshot_send_bytes_per_s: 100 << 20,
+            snapshot_receive_bytes_per_s: 100 << 20,
             snapshot_timeout_ms: 30_000,
             stale_peer_ms: 60_000,
             report_ms: 250,
@@ -222,6 +229,19 @@ impl StoreConfig {
         if self.liveness_interval_ms == 0 || good_ms <= 2 * self.liveness_interval_ms {
             return Err(
                 "liveness_duration_ms, less drift, must be longer than two times liveness_interval_ms",
+            );
+        }
+        let window_bytes = (self.snapshot_chunk_bytes * WINDOW_PARTS as usize) as u64;
+        let is_slow = |bytes_per_s: u64, streams: usize| {
+            bytes_per_s > 0
+                && bytes_per_s * self.snapshot_timeout_ms / 1_000 < 2 * streams as u64 * window_bytes
+        };
+        if is_slow(self.snapshot_send_bytes_per_s, self.snapshot_send_max)
+            || is_slow(self.snapshot_receive_bytes_per_s, self.snapshot_receive_max)
+        {
+            return Err(
+                "snapshot_send_bytes_per_s and snapshot_receive_bytes_per_s must, unless 0, let eight chunks of every \
+                 snapshot pass within snapshot_timeout_ms",
             );
         }
         if self.entry_bytes_max as u64 > self.uncommitted_bytes_max {

@@ -116,7 +116,9 @@ fn load_region(
     mine: StoreId,
 ) -> Result<Option<StoredRegion>, (Option<Region>, StoreError)> {
     let Some(value) = view.get(&keys::region_state(id)).map_err(|error| (None, error.into()))? else {
-        return Ok(None);
+        // A log without data, found before the restart.
+        let note = view.get(&keys::quarantine(id)).ok().flatten().and_then(decode_note);
+        return note.map_or(Ok(None), |(_, why)| Err((None, Error::Corruption(why).into())));
     };
     let region = match RegionState::decode(value) {
         Some(RegionState::Normal(region)) if region.id == id => region,

@@ -342,6 +342,11 @@ impl StoreRanges {
         self.places.len()
     }
 
+    /// Whether a snapshot of the region is on its way in.
+    pub(crate) fn is_reserved(&self, region: RegionId) -> bool {
+        self.reserved.contains_key(&region)
+    }
+
     /// Number of reservations.
     pub(crate) fn reserved(&self) -> usize {
         self.reserved.len()

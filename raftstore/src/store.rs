@@ -60,7 +60,7 @@ pub struct Seams {
 /// A handle on a running store; cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     directory: Arc<RwLock<Directory>>,
 }
 

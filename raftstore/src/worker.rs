@@ -13,12 +13,11 @@ use flotilla_region::{
 };
 
 use crate::admin::merge::MergeState;
-use crate::admin::split::INIT_LOG;
 use crate::admin::transfer::Handover;
 use crate::error::{Damage, RequestError, StoreError};
 use crate::liveness::LivenessMsg;
 use crate::mailbox::{Mailbox, Turn};
-use crate::msg::{Applied, ApplyMsg, CreatePeer, Incarnation, LogTask, RaftMsg, ReceivedSnapshot};
+use crate::msg::{Applied, ApplyMsg, Incarnation, LogTask, RaftMsg, ReceivedSnapshot};
 use crate::outbox::raft_message;
 use crate::peer::log::PeerLog;
 use crate::peer::{NewPeer, Peer, Phase};
@@ -28,6 +27,7 @@ use crate::state::{LogId, RegionState};
 use crate::time::Time;
 use crate::wire::{self, HeartbeatCell};
 
+mod birth;
 mod env;
 mod rest;
 mod stale;
@@ -207,13 +207,11 @@ impl RaftWorker {
                     peer.on_digest(at, digest, env);
                 }
             }
-            RaftMsg::Damaged { region, peer: damaged, damage } => {
-                if let Some((peer, _)) = self.touch(region)
-                    && (damaged.is_zero() || damaged == peer.info().id)
-                {
-                    peer.condemn(damage);
-                }
-            }
+            RaftMsg::Damaged { region, peer: damaged, damage } => match self.touch(region) {
+                Some((peer, _)) if damaged.is_zero() || damaged == peer.info().id => peer.condemn(damage),
+                Some(_) => {}
+                None => self.on_orphan(region, damaged),
+            },
             RaftMsg::Crowded { region, version, until } => {
                 if let Some(peer) = self.peers.get_mut(&region) {
                     peer.writes.crowd(version, until);
@@ -363,36 +361,6 @@ impl RaftWorker {
         }
     }
 
-    /// A message for a region that is not here: a new replica of it, unless this store knows better.
-    fn maybe_create(
-        &mut self,
-        region: RegionId,
-        from: PeerInfo,
-        to: PeerInfo,
-        epoch: RegionEpoch,
-        raft: pb::RaftMessage,
-        kind: MessageKind,
-    ) {
-        if to.id.is_zero() {
-            return;
-        }
-        let space = if raft.meta_space { Space::Meta } else { Space::User };
-        let range = KeyRange { start: raft.start_key.clone(), end: raft.end_key.clone() };
-        let in_the_way = self.env.shared.ranges.lock().obstacles(space, &range, region);
-        if !in_the_way.is_empty() && !is_vote(kind) {
-            return;
-        }
-        match self.create_uninitialised(region, space, epoch, to) {
-            Ok(true) => {
-                if let Some((peer, env)) = self.touch(region) {
-                    deliver(peer, from, epoch, raft, env);
-                }
-            }
-            Ok(false) => {}
-            Err(error) => self.on_damaged_record(region, None, to.id, error),
-        }
-    }
-
     /// A record of a region without a living peer cannot be read.
     fn on_damaged_record(&mut self, id: RegionId, region: Option<Region>, peer: PeerId, error: StoreError) {
         match error.into_damage() {
@@ -401,33 +369,6 @@ impl RaftWorker {
             }
             Err(error) => self.env.shared.fail(&error),
         }
-    }
-
-    /// Creates a peer without range or data; its epoch is that of the message. Refused if it was removed before, and if `log` holds entries of it: then
-    /// a split that is still to be replayed will bring it back with its data (rule W6).
-    fn create_uninitialised(
-        &mut self,
-        region: RegionId,
-        space: Space,
-        epoch: RegionEpoch,
-        me: PeerInfo,
-    ) -> Result<bool, StoreError> {
-        let engine = self.env.shared.engine.clone();
-        let stored = engine.get(&keys::region_state(region))?.and_then(RegionState::decode);
-        let removed = matches!(stored, Some(RegionState::Tombstone { peer, epoch: last, .. })
-            if peer == me.id || epoch.conf_ver <= last.conf_ver);
-        let closing = self.dead.contains(&(region, me.id)) || matches!(stored, Some(RegionState::Normal(_)));
-        if removed || closing || PeerLog::has_entries(&*engine, region, me.id)? {
-            return Ok(false);
-        }
-        let conf_state = flotilla_raft::ConfState::default();
-        let loaded = PeerLog::load(self.env.shared.clone(), region, me.id, None, conf_state)?;
-        let descriptor = Arc::new(Region { id: region, space, epoch, ..Region::default() });
-        let applied = LogId::default();
-        let new = NewPeer { region: descriptor, me, applied, loaded, merge: None, restarted: false };
-        let peer = Peer::new(new, &mut self.env)?;
-        self.insert(peer);
-        Ok(true)
     }
 
     /// A peer of a merge's other region has a question or an answer.
@@ -489,34 +430,6 @@ impl RaftWorker {
 
     // ---- life and death of peers ----
 
-    /// A split made this region. A peer that a faster sibling's message created before keeps its vote (traps T1, T2).
-    fn on_create(&mut self, create: CreatePeer) -> Result<(), StoreError> {
-        let CreatePeer { region, campaign } = create;
-        if self.quarantine.has(region.id) {
-            return Ok(());
-        }
-        let Some(me) = region.peer_on(self.env.shared.origin.store).copied() else { return Ok(()) };
-        self.dead.remove(&(region.id, me.id));
-        let early = self.take_away(&region.id);
-        let mut adopted = early.as_ref().filter(|p| p.info().id == me.id).map(|p| p.node.hard_state());
-        if let Some(state) = adopted.as_mut().filter(|_| planted!(SplitOverVote)) {
-            state.vote = PeerId::ZERO;
-        }
-        let mut loaded =
-            PeerLog::load(self.env.shared.clone(), region.id, me.id, Some(INIT_LOG), region.conf_state())?;
-        if let Some(state) = adopted {
-            loaded.adopt(state);
-        }
-        let (region, applied) = (Arc::new(region), INIT_LOG);
-        let new = NewPeer { region, me, applied, loaded, merge: None, restarted: false };
-        let mut peer = Peer::new(new, &mut self.env)?;
-        if campaign {
-            let _ = peer.node.campaign();
-        }
-        self.insert(peer);
-        Ok(())
-    }
-
     fn on_destroyed(&mut self, region: RegionId, incarnation: Incarnation) {
         if self.peers.get(&region).is_some_and(|p| p.incarnation == incarnation)
             && let Some(peer) = self.take_away(&region)
@@ -529,6 +442,7 @@ impl RaftWorker {
         let buried = self.quarantine.on_destroyed(region, incarnation, &self.env);
         if !buried.is_empty() {
             self.env.shared.ranges.lock().forget(region);
+            buried.iter().for_each(|peer| self.tell_orphans(region, *peer));
             self.dead.extend(buried.into_iter().map(|peer| (region, peer)));
         }
     }
@@ -542,7 +456,10 @@ impl RaftWorker {
             self.env.apply(region, forget);
             self.env.shared.links.placement.send(PlacementMsg::NotLed(region));
         }
-        self.quarantine.on_merged(region, &self.env);
+        if self.quarantine.has(region) {
+            self.tell_orphans(region, peer_id);
+            self.quarantine.on_merged(region, &self.env);
+        }
         self.env.shared.ranges.lock().forget(region);
         self.dead.insert((region, peer_id));
         // The tombstone is written; the next flush makes it durable, and then the log goes (rule W4).
@@ -666,6 +583,7 @@ impl RaftWorker {
     fn end_in_quarantine(&mut self, id: RegionId) {
         let Some(mut peer) = self.take_away(&id) else { return };
         peer.end_in_quarantine(&mut self.env);
+        self.env.shared.ranges.lock().unreserve(id);
         let damage = peer.damage.take().unwrap_or(Damage::Record("state"));
         let peers = vec![peer.info().id];
         self.quarantine(Bad { id, region: Some(peer.region.clone()), peers, damage });

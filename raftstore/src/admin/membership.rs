@@ -134,6 +134,7 @@ impl Peer {
             for gone in gone {
                 self.tell_removed(*gone, env);
                 self.release_removed(gone.id, env);
+                self.stop_snapshots(Some(gone.id), env);
             }
             self.publish_lease(true, env);
         }

@@ -5,7 +5,7 @@
 //! nothing is written to `log`: a child without a hard state *is* (term 5, commit 5, no vote).
 
 use bytes::Bytes;
-use flotilla_engine::WriteBatch;
+use flotilla_engine::{Engine, WriteBatch};
 use flotilla_raft::Entry;
 use flotilla_region::{
     INIT_LOG_INDEX, INIT_LOG_TERM, KeyRange, Peer as PeerInfo, PeerId, Region, RegionEpoch, RegionId, Space,
@@ -19,7 +19,7 @@ use crate::peer::log::PeerLog;
 use crate::peer::{Peer, Phase};
 use crate::placement::PlacementMsg;
 use crate::shared::{Counters, Shared};
-use crate::state::{LogId, RegionState};
+use crate::state::{LogId, RegionState, decode_entry};
 use crate::worker::Env;
 
 /// Where the log of a new region begins.
@@ -211,6 +211,31 @@ fn has_log_of_child(entry: &Entry, env: &Env) -> bool {
     let has_log =
         |region: RegionId, peer: &PeerId| PeerLog::has_entries(engine, region, *peer).unwrap_or(true);
     parts.iter().any(|part| part.peers.iter().any(|peer| has_log(part.region, peer)))
+}
+
+/// Peers that have a log on this disk and no data, though the log of this parent's peer gives them some: it is not going
+/// to be applied any more. What cannot be read of that log tells nothing.
+pub(crate) fn orphans(engine: &dyn Engine, parent: RegionId, peer: PeerId) -> Vec<(RegionId, PeerId)> {
+    let mut children: Vec<(RegionId, PeerId)> = Vec::new();
+    let (start, end) = keys::log_peer_bounds(parent, peer);
+    let scanned = engine.log_scan(&start, &end, &mut |key, value| {
+        if let Some(keys::LogKey::Entry(_, _, index)) = keys::parse_log_key(key)
+            && let Some(entry) = decode_entry(index, Bytes::copy_from_slice(value))
+            && let Some(Payload::Admin { command: AdminCommand::Split(parts, _), .. }) =
+                Payload::decode(entry.data)
+        {
+            children.extend(parts.iter().flat_map(|part| part.peers.iter().map(|peer| (part.region, *peer))));
+        }
+        true
+    });
+    if let Err(error) = scanned {
+        tracing::warn!(region = parent.0, %error, "log of a removed region cannot be read");
+    }
+    children.retain(|(region, peer)| {
+        matches!(engine.get(&keys::region_state(*region)), Ok(None))
+            && matches!(PeerLog::has_entries(engine, *region, *peer), Ok(true))
+    });
+    children
 }
 
 #[cfg(test)]

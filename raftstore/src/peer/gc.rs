@@ -1,5 +1,6 @@
 //! How much of the log a peer keeps. Truncation is local: every store has its own durably applied index.
 
+use flotilla_raft::ProgressState;
 use flotilla_region::Index;
 
 use super::{Peer, Phase};
@@ -47,8 +48,12 @@ impl Peer {
         let last = self.node.last_index().0;
         let to = if self.is_leader() {
             let slowest = self.node.progress_iter().map(|(_, p)| p.matched.0).min().unwrap_or(0);
-            let by_bytes = self.node.storage().index_before_last(config.log_force_bytes).0;
-            let forced = last.saturating_sub(config.log_force_entries).max(by_bytes);
+            let forced = |times: u64| {
+                let by_bytes =
+                    self.node.storage().index_before_last(config.log_force_bytes.saturating_mul(times));
+                last.saturating_sub(config.log_force_entries.saturating_mul(times)).max(by_bytes.0)
+            };
+            let forced = forced_to(forced(1), || forced(2), self.snapshot_under_way());
             self.gc.durable.0.min(slowest.max(forced))
         } else {
             self.gc.durable.0.saturating_sub(config.log_keep_entries)
@@ -68,6 +73,12 @@ impl Peer {
         });
     }
 
+    /// The lowest position of the snapshots that followers are being sent.
+    fn snapshot_under_way(&self) -> Option<Index> {
+        let under_way = self.node.progress_iter().filter(|(_, p)| p.state == ProgressState::Snapshot);
+        under_way.map(|(_, p)| p.pending_snapshot).min()
+    }
+
     /// Drops entries from memory that can be read from `log`; those that a living follower lacks only if `needed_too`.
     /// Returns whether anything is left that may be dropped some time.
     pub(crate) fn shed_entries(&mut self, needed_too: bool) -> bool {
@@ -84,5 +95,25 @@ impl Peer {
         if log.list_cache() {
             env.cached.push_back(self.region.id);
         }
+    }
+}
+
+/// Up to where a log is cut though a follower lacks it, at the latest. What follows a snapshot under way its receiver needs
+/// next: that is kept, up to twice the length.
+fn forced_to(once: u64, twice: impl Fn() -> u64, under_way: Option<Index>) -> u64 {
+    under_way.map_or(once, |snapshot| once.min(snapshot.0.max(twice())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_a_snapshot_under_way_is_kept_up_to_twice_the_length() {
+        let forced = |under_way: Option<u64>| forced_to(900, || 800, under_way.map(Index));
+        assert_eq!(forced(None), 900);
+        assert_eq!(forced(Some(950)), 900, "not needed");
+        assert_eq!(forced(Some(850)), 850);
+        assert_eq!(forced(Some(300)), 800, "too much");
     }
 }

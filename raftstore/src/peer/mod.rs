@@ -92,6 +92,8 @@ pub(crate) struct Peer {
     pub(crate) rest: Rest,
     /// What placement was last told of the region.
     reported: Reported,
+    /// The snapshot worker was given something to send since this peer leads.
+    sends_snapshots: bool,
     /// It is among those that the worker drives at the end of the turn.
     is_touched: bool,
 }
@@ -196,6 +198,7 @@ impl Peer {
             leading: None,
             bound_ticks: 0,
             rest: Rest::default(),
+            sends_snapshots: false,
             is_touched: false,
             region,
             me,

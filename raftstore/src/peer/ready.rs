@@ -135,6 +135,7 @@ impl Peer {
         match message.kind {
             MessageKind::Snapshot => {
                 let (region, from) = (self.region.clone(), self.me);
+                self.sends_snapshots = true;
                 env.shared.links.snapshot.send(SnapshotMsg::Send { region, from, to, message });
             }
             kind => {
@@ -144,6 +145,14 @@ impl Peer {
                 let may_create = self.may_create(&message);
                 env.outbox.send(&self.region, self.me, to, message, may_create);
             }
+        }
+    }
+
+    /// Nothing is sent any more to the peer, which is gone, or to anybody, because this one does not lead.
+    pub(crate) fn stop_snapshots(&mut self, only: Option<PeerId>, env: &Env) {
+        if self.sends_snapshots {
+            self.sends_snapshots = only.is_some();
+            env.shared.links.snapshot.send(SnapshotMsg::Stop { region: self.region.id, only });
         }
     }
 

@@ -3,15 +3,21 @@
 //! The receiver reserves a slot and the key range before the sender generates anything (CockroachDB's and TiKV's
 //! lesson); the sender then reads one engine snapshot, whose own apply state says what position it stands for; the
 //! receiver writes what arrives into a file that a single ingestion later puts in place (rule W7).
+//!
+//! Both sides keep to a rate of bytes (`limit.rs`). The receiver's reaches the sender as a window of parts, which grows by
+//! one for each part that the receiver has taken and paid for, so that it never holds more than a window.
 
+mod limit;
 mod receive;
 mod send;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_raft::Message;
-use flotilla_region::{Peer, Region};
+use flotilla_region::{Peer, PeerId, Region, RegionId};
 
 use crate::mailbox::{Mailbox, Turn};
 use crate::shared::Shared;
@@ -19,6 +25,7 @@ use crate::time::Time;
 use crate::transport::{SnapshotEvent, Transport};
 
 use receive::Receiver;
+pub(crate) use receive::WINDOW_PARTS;
 use send::Sender;
 
 /// To the snapshot worker.
@@ -26,6 +33,8 @@ use send::Sender;
 pub(crate) enum SnapshotMsg {
     /// The core wants `to` to have a snapshot.
     Send { region: Arc<Region>, from: Peer, to: Peer, message: Message },
+    /// Whoever leads `region` here does so no more, or `only` is no peer of it any more: nothing is sent for that.
+    Stop { region: RegionId, only: Option<PeerId> },
     /// News of a stream.
     Event(SnapshotEvent),
 }
@@ -55,6 +64,7 @@ impl SnapshotWorker {
             SnapshotMsg::Send { region, from, to, message } => {
                 self.sender.ask(region, from, to, message, now)
             }
+            SnapshotMsg::Stop { region, only } => self.sender.stop(region, only, now),
             SnapshotMsg::Event(event) => match event {
                 SnapshotEvent::Reply(stream, reply) => self.sender.on_reply(stream, &reply, now),
                 SnapshotEvent::Sent(stream) => self.sender.on_sent(stream, now),
@@ -83,6 +93,8 @@ impl Turn for SnapshotWorker {
             let Some(message) = self.mailbox.pop() else { break };
             self.handle(message, now);
         }
+        self.sender.resume(now);
+        self.receiver.resume(now);
         if now >= self.next_look {
             self.next_look = now.plus_ms(1_000);
             self.sender.expire(now);
@@ -96,12 +108,18 @@ impl Turn for SnapshotWorker {
     }
 
     fn deadline(&self) -> Time {
-        self.next_look
+        let held = [self.sender.resumes_at(), self.receiver.resumes_at()];
+        held.into_iter().flatten().fold(self.next_look, Time::min)
     }
 
     fn wait(&mut self, timeout: Duration) {
         self.mailbox.wait(timeout);
     }
+}
+
+/// Bytes of keys and values.
+fn data_bytes(data: &crate::wire::pb::SnapshotData) -> usize {
+    data.keys.iter().chain(&data.values).map(bytes::Bytes::len).sum()
 }
 
 /// CRC-32 of a chunk: keys and values in order, each preceded by its length as u32 little-endian.

@@ -1,6 +1,6 @@
 //! The receiving side.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::wire::pb;
@@ -11,7 +11,8 @@ use flotilla_engine::SstWriter;
 use flotilla_raft::SnapshotMeta;
 use flotilla_region::{Index, KeyRange, RegionId, Space, StoreId, Term, keys};
 
-use super::chunk_crc;
+use super::limit::RateLimit;
+use super::{chunk_crc, data_bytes};
 use crate::admin::merge::MergeState;
 use crate::config::WIRE_VERSION;
 use crate::msg::{RaftMsg, ReceivedSnapshot};
@@ -24,7 +25,13 @@ use crate::wire;
 pub(super) struct Receiver {
     shared: Arc<Shared>,
     streams: BTreeMap<StreamId, Incoming>,
+    limit: RateLimit,
+    /// Streams whose senders may go on once what they sent is paid for, a part each.
+    owed: VecDeque<StreamId>,
 }
+
+/// Parts under way to the receiver at a time: enough that the network has always one.
+pub(crate) const WINDOW_PARTS: u32 = 4;
 
 struct Incoming {
     region: RegionId,
@@ -39,11 +46,14 @@ struct Incoming {
     outermost: Option<(Bytes, Bytes)>,
     crc: crc32fast::Hasher,
     last_progress: Time,
+    /// The sender waits for the window to grow.
+    has_window: bool,
 }
 
 impl Receiver {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, streams: BTreeMap::new() }
+        let limit = RateLimit::new(shared.config.snapshot_receive_bytes_per_s);
+        Self { shared, streams: BTreeMap::new(), limit, owed: VecDeque::new() }
     }
 
     /// A store asks for a slot.
@@ -56,7 +66,9 @@ impl Receiver {
     ) {
         match self.reserve(header, reply, now) {
             Ok(incoming) => {
-                answer(&incoming.reply, Kind::Ready, "");
+                let window = if incoming.has_window { WINDOW_PARTS } else { 0 };
+                let ready = pb::SnapshotReply { kind: Kind::Ready as i32, window, ..Default::default() };
+                (incoming.reply)(ready);
                 self.streams.insert(stream, incoming);
             }
             Err((reply, kind, why)) => answer(&reply, kind, why),
@@ -64,7 +76,7 @@ impl Receiver {
     }
 
     fn reserve(
-        &self,
+        &mut self,
         header: pb::SnapshotHeader,
         reply: ReplyTo,
         now: Time,
@@ -78,8 +90,11 @@ impl Receiver {
         }
         let Some(raft) = header.message else { return Err((reply, Kind::Refused, "no message")) };
         let region = RegionId(raft.region_id);
+        self.supersede(region, header.from_store, term_of(&raft));
+        // A reservation without a stream is that of one which is being installed, and ends with that.
         let busy = self.streams.len() >= self.shared.config.snapshot_receive_max
-            || self.streams.values().any(|i| i.region == region);
+            || self.streams.values().any(|i| i.region == region)
+            || self.shared.ranges.lock().is_reserved(region);
         if busy {
             return Err((reply, Kind::Busy, "no free slot"));
         }
@@ -104,7 +119,19 @@ impl Receiver {
             outermost: None,
             crc: crc32fast::Hasher::new(),
             last_progress: now,
+            has_window: header.waits_for_more,
         })
+    }
+
+    /// Gives up what an earlier leader sends: the region takes nothing of it any more.
+    fn supersede(&mut self, region: RegionId, from_store: u64, term: u64) {
+        let older = self
+            .streams
+            .iter()
+            .find(|(_, i)| i.region == region && i.from_store.0 != from_store && term_of(&i.raft) < term);
+        if let Some(stream) = older.map(|(stream, _)| *stream) {
+            self.refuse(stream, "a later leader sends one");
+        }
     }
 
     /// The next part of a stream.
@@ -113,13 +140,32 @@ impl Receiver {
         incoming.last_progress = now;
         match chunk.part {
             Some(Part::Data(data)) => {
-                if let Err(why) = incoming.add(&data) {
-                    self.refuse(stream, why);
+                self.limit.take(data_bytes(&data), now);
+                match incoming.add(&data) {
+                    Ok(()) if incoming.has_window => self.owed.push_back(stream),
+                    Ok(()) => {}
+                    Err(why) => self.refuse(stream, why),
                 }
             }
             Some(Part::Trailer(trailer)) => self.complete(stream, &trailer),
             _ => self.refuse(stream, "unexpected part"),
         }
+    }
+
+    /// Lets senders go on as far as what they sent is paid for.
+    pub(super) fn resume(&mut self, now: Time) {
+        while !self.owed.is_empty() && self.limit.is_open(now) {
+            let Some(stream) = self.owed.pop_front() else { return };
+            if let Some(incoming) = self.streams.get_mut(&stream) {
+                incoming.last_progress = now;
+                answer(&incoming.reply, Kind::More, "");
+            }
+        }
+    }
+
+    /// When the next of them may.
+    pub(super) fn resumes_at(&self) -> Option<Time> {
+        (!self.owed.is_empty()).then(|| self.limit.opens_at())
     }
 
     fn complete(&mut self, stream: StreamId, trailer: &pb::SnapshotTrailer) {
@@ -237,6 +283,10 @@ impl Incoming {
     }
 }
 
+fn term_of(raft: &pb::RaftMessage) -> u64 {
+    raft.message.as_ref().map_or(0, |message| message.term)
+}
+
 fn answer(reply: &ReplyTo, kind: Kind, reason: &str) {
-    reply(pb::SnapshotReply { kind: kind as i32, reason: reason.into() });
+    reply(pb::SnapshotReply { kind: kind as i32, reason: reason.into(), ..Default::default() });
 }

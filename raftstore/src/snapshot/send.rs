@@ -11,7 +11,8 @@ use flotilla_engine::EngineSnapshot;
 use flotilla_raft::Message;
 use flotilla_region::{Peer, PeerId, Region, RegionId, keys};
 
-use super::chunk_crc;
+use super::limit::RateLimit;
+use super::{chunk_crc, data_bytes};
 use crate::admin::merge::MergeState;
 use crate::config::WIRE_VERSION;
 use crate::error::Damage;
@@ -29,6 +30,9 @@ pub(super) struct Sender {
     transport: Arc<dyn Transport>,
     streams: BTreeMap<StreamId, Outgoing>,
     queue: VecDeque<Request>,
+    limit: RateLimit,
+    /// Streams that wait for the limit, in the order in which they came to it.
+    held: VecDeque<StreamId>,
     next_stream: u64,
 }
 
@@ -42,6 +46,10 @@ struct Outgoing {
     region: RegionId,
     to: Peer,
     progress: Progress,
+    /// The network has taken what it was given.
+    is_free: bool,
+    /// Parts that the receiver takes yet; `None` = all.
+    window: Option<u32>,
     last_progress: Time,
 }
 
@@ -71,7 +79,9 @@ struct Generation {
 
 impl Sender {
     pub(super) fn new(shared: Arc<Shared>, transport: Arc<dyn Transport>) -> Self {
-        Self { shared, transport, streams: BTreeMap::new(), queue: VecDeque::new(), next_stream: 1 }
+        let limit = RateLimit::new(shared.config.snapshot_send_bytes_per_s);
+        let (streams, queue, held) = Default::default();
+        Self { shared, transport, streams, queue, limit, held, next_stream: 1 }
     }
 
     /// The core wants a snapshot sent. One is enough for a region and receiver at a time.
@@ -90,6 +100,7 @@ impl Sender {
             to_store: to.store.0,
             message: Some(raft_message(&region, from, to, Some(message), true)),
             bytes,
+            waits_for_more: true,
         };
         let header = pb::SnapshotChunk { part: Some(Part::Header(header)) };
         self.queue.push_back(Request { region, to, header });
@@ -101,7 +112,14 @@ impl Sender {
             let Some(Request { region, to, header }) = self.queue.pop_front() else { return };
             let stream = StreamId(self.next_stream);
             self.next_stream += 1;
-            let outgoing = Outgoing { region: region.id, to, progress: Progress::Asked, last_progress: now };
+            let outgoing = Outgoing {
+                region: region.id,
+                to,
+                progress: Progress::Asked,
+                is_free: true,
+                window: None,
+                last_progress: now,
+            };
             self.streams.insert(stream, outgoing);
             self.transport.snapshot_open(stream, to.store, header);
         }
@@ -114,11 +132,20 @@ impl Sender {
                 Some(generation) => {
                     if let Some(outgoing) = self.streams.get_mut(&stream) {
                         outgoing.progress = Progress::Sending(Box::new(generation));
+                        outgoing.window = Some(reply.window).filter(|parts| *parts > 0);
                     }
-                    self.on_sent(stream, now);
+                    self.advance(stream, now);
                 }
                 None => self.finish(stream, false, now),
             },
+            (Kind::More, Some(Progress::Sending(_))) => {
+                if let Some(outgoing) = self.streams.get_mut(&stream) {
+                    outgoing.last_progress = now;
+                    outgoing.window = outgoing.window.map(|parts| parts.saturating_add(1));
+                }
+                self.advance(stream, now);
+            }
+            (Kind::More, Some(_)) => {}
             (Kind::Done, Some(Progress::Sent)) => self.finish(stream, true, now),
             (_, Some(_)) => self.finish(stream, false, now),
             (_, None) => {}
@@ -156,13 +183,47 @@ impl Sender {
         })
     }
 
-    /// The network took the last part: here is the next.
+    /// The network took the last part.
     pub(super) fn on_sent(&mut self, stream: StreamId, now: Time) {
         let Some(outgoing) = self.streams.get_mut(&stream) else { return };
         outgoing.last_progress = now;
+        outgoing.is_free = true;
+        self.advance(stream, now);
+    }
+
+    /// Streams that waited for the limit go on as far as it lets them.
+    pub(super) fn resume(&mut self, now: Time) {
+        while !self.held.is_empty() && self.limit.is_open(now) {
+            let Some(stream) = self.held.pop_front() else { return };
+            self.advance(stream, now);
+        }
+    }
+
+    /// When the next of them may go on.
+    pub(super) fn resumes_at(&self) -> Option<Time> {
+        (!self.held.is_empty()).then(|| self.limit.opens_at())
+    }
+
+    /// Sends the next part if network, receiver and limit take one.
+    fn advance(&mut self, stream: StreamId, now: Time) {
+        let Some(outgoing) = self.streams.get_mut(&stream) else { return };
         let Progress::Sending(generation) = &mut outgoing.progress else { return };
+        if !outgoing.is_free || outgoing.window == Some(0) {
+            return;
+        }
+        if !self.limit.is_open(now) {
+            if !self.held.contains(&stream) {
+                self.held.push_back(stream);
+            }
+            return;
+        }
         match generation.next_chunk(self.shared.config.snapshot_chunk_bytes) {
-            Ok(Some(chunk)) => self.transport.snapshot_send(stream, chunk),
+            Ok(Some(data)) => {
+                self.limit.take(data_bytes(&data), now);
+                outgoing.is_free = false;
+                outgoing.window = outgoing.window.map(|parts| parts - 1);
+                self.transport.snapshot_send(stream, pb::SnapshotChunk { part: Some(Part::Data(data)) });
+            }
             Ok(None) => {
                 let trailer = generation.trailer();
                 outgoing.progress = Progress::Sent;
@@ -187,8 +248,19 @@ impl Sender {
         self.finish(stream, false, now);
     }
 
+    /// Nobody takes what is sent for the region, or for that peer of it, any more.
+    pub(super) fn stop(&mut self, region: RegionId, only: Option<PeerId>, now: Time) {
+        let is_meant = |id: RegionId, to: &Peer| id == region && only.is_none_or(|peer| peer == to.id);
+        self.queue.retain(|request| !is_meant(request.region.id, &request.to));
+        let meant = self.streams.iter().filter(|(_, o)| is_meant(o.region, &o.to)).map(|(s, _)| *s);
+        for stream in meant.collect::<Vec<_>>() {
+            self.finish(stream, false, now);
+        }
+    }
+
     fn finish(&mut self, stream: StreamId, ok: bool, now: Time) {
         let Some(outgoing) = self.streams.remove(&stream) else { return };
+        self.held.retain(|held| *held != stream);
         self.transport.snapshot_close(stream);
         self.report(outgoing.region, outgoing.to.id, ok);
         self.open_next(now);
@@ -201,6 +273,11 @@ impl Sender {
     /// Gives up streams without progress.
     pub(super) fn expire(&mut self, now: Time) {
         let limit = self.shared.config.snapshot_timeout_ms;
+        for stream in &self.held {
+            if let Some(outgoing) = self.streams.get_mut(stream) {
+                outgoing.last_progress = now;
+            }
+        }
         let stuck =
             self.streams.iter().filter(|(_, o)| now.ms_since(o.last_progress) >= limit).map(|(s, _)| *s);
         for stream in stuck.collect::<Vec<_>>() {
@@ -210,7 +287,7 @@ impl Sender {
 }
 
 impl Generation {
-    fn next_chunk(&mut self, bytes_max: usize) -> Result<Option<pb::SnapshotChunk>, flotilla_engine::Error> {
+    fn next_chunk(&mut self, bytes_max: usize) -> Result<Option<pb::SnapshotData>, flotilla_engine::Error> {
         let mut data = pb::SnapshotData::default();
         let mut bytes = 0;
         let mut last: Vec<u8> = Vec::new();
@@ -234,7 +311,7 @@ impl Generation {
         self.keys += data.keys.len() as u64;
         self.bytes += bytes as u64;
         data.crc = chunk_crc(&data, &mut self.crc);
-        Ok(Some(pb::SnapshotChunk { part: Some(Part::Data(data)) }))
+        Ok(Some(data))
     }
 
     fn trailer(&self) -> pb::SnapshotChunk {

@@ -320,7 +320,7 @@ fn draw_net(rng: &mut Prng) -> NetProfile {
 /// Relations that [`StoreConfig::check`] demands hold for every draw.
 fn draw_config(rng: &mut Prng, replicas: usize) -> StoreConfig {
     let tick_ms = *rng.pick(&[50, 100]);
-    StoreConfig {
+    let config = StoreConfig {
         raft_workers: rng.range(1..4) as usize,
         apply_workers: rng.range(1..4) as usize,
         tick_ms,
@@ -367,5 +367,12 @@ fn draw_config(rng: &mut Prng, replicas: usize) -> StoreConfig {
             ..PlacementConfig::default()
         },
         ..StoreConfig::default()
-    }
+    };
+    // Not drawn anew, so that every seed stays what it was.
+    let (snapshot_send_bytes_per_s, snapshot_receive_bytes_per_s) = match config.snapshot_chunk_bytes {
+        1 => (20_000, 0),
+        500 => (0, 30_000),
+        _ => (0, 0),
+    };
+    StoreConfig { snapshot_send_bytes_per_s, snapshot_receive_bytes_per_s, ..config }
 }

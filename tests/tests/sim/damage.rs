@@ -1,9 +1,10 @@
 //! Damaged replicas under the simulator's stores: out of service here, replaced from the others, the rest served.
 
+use bytes::Bytes;
 use flotilla_engine::{Call, Engine, Fault, FaultKind, Faults, Prng, WriteBatch};
 use flotilla_raftstore::disk::recover;
-use flotilla_raftstore::{LogId, RegionState};
-use flotilla_region::{PeerRole, Region, RegionId, Space, StoreId, keys};
+use flotilla_raftstore::{AdminCommand, LogId, RegionState, StoreConfig};
+use flotilla_region::{Index, PeerRole, Region, RegionId, Space, StoreId, keys};
 use flotilla_tests::check::tiling::regions_on;
 use flotilla_tests::sim::profile::Profile;
 use flotilla_tests::sim::world::World;
@@ -15,6 +16,10 @@ const USER: RegionId = RegionId::FIRST_USER;
 
 /// Three stores without faults and some data, with the settings that the seed draws.
 fn world(seed: u64) -> World {
+    world_with(seed, |_| {})
+}
+
+fn world_with(seed: u64, change: impl FnOnce(&mut StoreConfig)) -> World {
     let mut profile = Profile::draw(&mut Prng::new(seed ^ 0x5eed_5eed)).calm();
     profile.stores = 3;
     profile.replicas = 3;
@@ -23,6 +28,7 @@ fn world(seed: u64) -> World {
     profile.config.placement.meta_replicas = 3;
     profile.config.check_interval_ms = 300;
     profile.config.check_unchanged_interval_ms = 0;
+    change(&mut profile.config);
     let mut world = World::new(seed, profile, false);
     world.watch.expects_damage = true;
     wait(&mut world, "three replicas of every region", |world| {
@@ -215,6 +221,50 @@ fn a_store_with_damaged_records_of_a_region_starts_and_serves_the_others() {
     world.start(store);
     assert!(is_quarantined(&world, store, USER), "a record that is none");
     wait_replaced(&mut world, store, USER, old);
+}
+
+/// The split is in the parent's log only, and the parent is given up: nothing gives the child its data any more, while its
+/// log is that of a voter, which must not begin anew.
+#[test]
+fn a_child_whose_parent_was_damaged_before_it_gave_birth_again_is_replaced_too() {
+    for seed in [20, 21, 22] {
+        let mut world = world_with(seed, |config| {
+            config.checkpoint_interval_ms = 3_600_000;
+            (config.split_bytes, config.placement.merge_wait_ms) = (0, 3_600_000);
+        });
+        let (store, old) = follower(&world, USER);
+        let status = world.operator.leader_of(USER).expect("led").clone();
+        let cut = Bytes::from([&status.region.range.start[..], b"m"].concat());
+        let keys = vec![cut.clone()];
+        assert!(world.administer(&status, AdminCommand::Split { keys }).is_some());
+        let logged = |world: &World, child: &Region| {
+            let peer = child.peer_on(store).expect("a replica").id;
+            world.hosts[&store].engine.log_get(&keys::log_entry(child.id, peer, Index(6)))
+        };
+        let child_on = |world: &World| {
+            let regions = regions_on(&*world.hosts[&store].engine_snapshot()).unwrap_or_default();
+            let is_child = |r: &Region| r.space == Space::User && r.range.end == cut;
+            regions.into_iter().find(is_child)
+        };
+        wait(&mut world, "the child has a log", |world| {
+            child_on(world).is_some_and(|child| matches!(logged(world, &child), Ok(Some(_))))
+        });
+        let child = child_on(&world).expect("just seen");
+        world.stop(store, "power cut");
+        let engine = world.hosts[&store].engine.clone();
+        engine.crash();
+        assert!(matches!(logged(&world, &child), Ok(Some(_))), "seed {seed}: the log is on disk");
+        assert_eq!(child_on(&world), None, "seed {seed}: the data is not");
+        let mut batch = WriteBatch::new();
+        batch.put(&keys::apply_state(USER), b"short");
+        engine.write(&batch).expect("a healthy disk");
+        world.start(store);
+        assert!(is_quarantined(&world, store, USER), "seed {seed}");
+        wait_replaced(&mut world, store, USER, old);
+        let old_child = child.peer_on(store).expect("a replica").id.0;
+        wait_replaced(&mut world, store, child.id, old_child);
+        assert_serves(&mut world);
+    }
 }
 
 #[test]

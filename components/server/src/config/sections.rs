@@ -99,6 +99,8 @@ section! {
         snapshot_send_max: usize,
         snapshot_receive_max: usize,
         snapshot_chunk_bytes: usize,
+        snapshot_send_bytes_per_s: u64,
+        snapshot_receive_bytes_per_s: u64,
         snapshot_timeout_ms: u64,
         stale_peer_ms: u64,
         report_ms: u64,

@@ -63,7 +63,7 @@ async fn carry(
             () = &mut feed => return Ok(()),
             reply = replies.message() => match reply {
                 Ok(Some(reply)) => {
-                    has_verdict |= reply.kind() != Kind::Ready;
+                    has_verdict |= !matches!(reply.kind(), Kind::Ready | Kind::More);
                     inner.tell(SnapshotEvent::Reply(stream, reply));
                 }
                 Ok(None) if has_verdict => return Ok(()),
