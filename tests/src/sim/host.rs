@@ -200,7 +200,7 @@ impl Host {
         self.running.as_ref().map(|running| &running.store)
     }
 
-    /// A view of the disk's data now. What it shows is visited in place: visitors do not call the engine.
+    /// A checker's view of the disk's data now. What it shows is visited in place: visitors do not call the engine.
     pub fn engine_snapshot(&self) -> Arc<dyn EngineSnapshot> {
         self.engine.snapshot_in_place()
     }

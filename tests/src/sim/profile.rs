@@ -5,6 +5,8 @@ use flotilla_engine::Prng;
 use flotilla_placement::PlacementConfig;
 use flotilla_raftstore::StoreConfig;
 
+use super::extras::Extras;
+
 /// Delays and faults of the network.
 #[derive(Clone, Debug)]
 pub struct NetProfile {
@@ -164,6 +166,8 @@ pub struct Profile {
     /// Test only: disks report a sync of `log` without doing it.
     #[cfg(feature = "planted")]
     pub skip_log_sync: bool,
+    /// Draws that not every run knows.
+    pub extras: Extras,
     /// What all stores have in common; each draws its own seed and workers.
     pub config: StoreConfig,
 }
@@ -209,6 +213,7 @@ impl Profile {
             faults,
             #[cfg(feature = "planted")]
             skip_log_sync: false,
+            extras: Extras::none(),
             config,
         };
         profile.draw_load(rng);

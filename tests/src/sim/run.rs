@@ -7,6 +7,7 @@ use flotilla_engine::Prng;
 use flotilla_raftstore::PeerStatus;
 use flotilla_region::{PeerRole, Region, RegionId, keys};
 
+use super::extras::Extras;
 use super::profile::{Fault, Profile};
 use super::stats::Stats;
 use super::world::World;
@@ -32,6 +33,8 @@ pub struct Options {
     pub calm: bool,
     /// These actions of the nemesis, on a network without faults, instead of what the seed draws.
     pub only: Option<&'static [Fault]>,
+    /// Without what was added to the draws later, so that a seed means what it meant before.
+    pub early: bool,
     /// Simulated seconds with faults; 0 = as the seed draws.
     pub seconds: u64,
     /// A bug that is to be found.
@@ -59,6 +62,9 @@ pub struct Outcome {
 /// Runs one seed. A panic inside a store is a violation like any other.
 pub fn run_seed(seed: u64, options: Options) -> Outcome {
     let mut profile = Profile::draw(&mut Prng::new(seed ^ 0x5eed_5eed));
+    if !options.early {
+        profile.extras = Extras::draw(seed);
+    }
     if options.calm {
         profile = profile.calm();
     }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use flotilla_engine::Engine;
 use flotilla_kv::{Scan, View};
 use flotilla_raftstore::{Clock, LocalRead, ReadGrant, RegionContext, RegionLoad, RequestError};
 use flotilla_region::{KeyRange, Region, StoreId};
@@ -110,7 +111,7 @@ impl World {
         let Some(attempt) = self.attempt_of(call) else { return };
         match reading {
             Some(Reading::Begun(read)) => {
-                let view = self.hosts[&id].engine_snapshot();
+                let view = self.hosts[&id].engine.snapshot();
                 let host = self.hosts.get_mut(&id).expect("found above");
                 host.readings.insert(call, Reading::Viewed(read, view));
                 self.go_on(call, life);

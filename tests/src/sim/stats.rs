@@ -58,6 +58,10 @@ pub struct Stats {
     pub disk_errors: u64,
     /// Disks that were full.
     pub full_disks: u64,
+    /// Disks that stayed full for some time.
+    pub full_spells: u64,
+    /// Disks that failed to read.
+    pub failed_reads: u64,
     /// Disks that were slow.
     pub slow_disks: u64,
     /// Stores whose data took no writes any more.
@@ -78,7 +82,7 @@ pub struct Stats {
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 33] {
+    pub fn list(&self) -> [(&'static str, u64); 35] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -105,6 +109,8 @@ impl Stats {
             ("fatal", self.fatal),
             ("disk errors", self.disk_errors),
             ("full disks", self.full_disks),
+            ("full spells", self.full_spells),
+            ("failed reads", self.failed_reads),
             ("slow disks", self.slow_disks),
             ("background errors", self.background_errors),
             ("rots", self.rots),
@@ -157,6 +163,8 @@ impl Stats {
         self.fatal += other.fatal;
         self.disk_errors += other.disk_errors;
         self.full_disks += other.full_disks;
+        self.full_spells += other.full_spells;
+        self.failed_reads += other.failed_reads;
         self.slow_disks += other.slow_disks;
         self.background_errors += other.background_errors;
         self.rots += other.rots;

@@ -15,6 +15,7 @@ use prost::Message;
 use super::clients::{ClientEvent, Clients};
 use super::clock::GlobalTime;
 use super::effects::{Answer, Cause, Effect, Effects, Life};
+use super::extras::stream;
 use super::host::{FOUNDER, Host, address_of, join_request};
 use super::nemesis::Nemesis;
 use super::network::{Delivery, Network, StreamNews};
@@ -168,7 +169,7 @@ impl World {
             network: Network::new(rng.fork(), profile.net.clone()),
             clients: Clients::new(&profile, rng.fork()),
             operator: Operator::new(rng.fork()),
-            nemesis: Nemesis::new(rng.fork()),
+            nemesis: Nemesis::new(rng.fork(), stream(seed, 1)),
             watch: Watch::default(),
             rng,
             global,

@@ -1,0 +1,32 @@
+//! What was added to the draws later, each part for some of the seeds. It is drawn from a stream of its own: a run
+//! without it, [`Extras::none`], is the one that its seed meant before.
+
+use flotilla_engine::Prng;
+
+/// Sets the stream of these draws apart from that of the profile.
+const STREAM: u64 = 0x0e87_4a50_0c0f_fee5;
+
+/// Draws that not every run knows.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    /// Disks fail at any call, for a while, and stay full for some time, over a restart of the store too.
+    pub disks: bool,
+}
+
+impl Extras {
+    /// Nothing of it.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// What a seed draws.
+    pub fn draw(seed: u64) -> Self {
+        let mut rng = stream(seed, 0);
+        Self { disks: rng.chance(1, 2) }
+    }
+}
+
+/// A generator for draws of a kind that the other draws of a seed do not see.
+pub fn stream(seed: u64, kind: u64) -> Prng {
+    Prng::new(Prng::new(seed ^ STREAM).next_u64() ^ kind)
+}
