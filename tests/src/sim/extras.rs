@@ -11,6 +11,8 @@ const STREAM: u64 = 0x0e87_4a50_0c0f_fee5;
 pub struct Extras {
     /// Disks fail at any call, for a while, and stay full for some time, over a restart of the store too.
     pub disks: bool,
+    /// Clients read and write keys of several regions in one call, and scan backwards.
+    pub wide: bool,
 }
 
 impl Extras {
@@ -22,7 +24,7 @@ impl Extras {
     /// What a seed draws.
     pub fn draw(seed: u64) -> Self {
         let mut rng = stream(seed, 0);
-        Self { disks: rng.chance(1, 2) }
+        Self { disks: rng.chance(1, 2), wide: false }
     }
 }
 

@@ -12,12 +12,12 @@ use flotilla_raftstore::{
 };
 use flotilla_region::{ClusterId, StoreId};
 
-use super::clients::key_bytes;
 use super::clock::{GlobalTime, SimClock};
 use super::effects::{CallId, Effect, Effects, Life};
 use super::kv::KvMachine;
 use super::network::SimTransport;
 use super::profile::Profile;
+use super::wishes::key_bytes;
 use crate::check::agreement::Agreement;
 
 /// The cluster of every run.

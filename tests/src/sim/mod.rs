@@ -37,4 +37,5 @@ mod serving;
 pub mod stats;
 pub mod trace;
 pub mod watch;
+pub mod wishes;
 pub mod world;

@@ -9,9 +9,9 @@ use flotilla_raftstore::{AdminCommand, PeerChange, PeerStatus};
 use flotilla_region::{Peer, PeerRole, RegionId, Space, StoreId};
 
 use super::ambush::Letters;
-use super::clients::key_bytes;
 use super::operator::Swap;
 use super::profile::Fault;
+use super::wishes::key_bytes;
 use super::world::{Event, World};
 
 /// The nemesis.

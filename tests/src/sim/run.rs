@@ -257,7 +257,9 @@ impl World {
         if let Some((call, (store, _))) = forgotten {
             return Err(format!("store {store} never answered call {}", call.0));
         }
-        check_scan(self.profile.keys, &self.clients.scanned)?;
+        for met in &self.clients.scanned {
+            check_scan(met, &self.clients.final_values, |key| self.clients.expires(key))?;
+        }
         for (key, operations) in self.clients.history.keys() {
             check_kept(key, operations)?;
             match check(operations) {

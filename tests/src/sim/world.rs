@@ -167,7 +167,7 @@ impl World {
         let hosts = BTreeMap::from([(founder.id, founder)]);
         let mut world = Self {
             network: Network::new(rng.fork(), profile.net.clone()),
-            clients: Clients::new(&profile, rng.fork()),
+            clients: Clients::new(&profile, rng.fork(), stream(seed, 2)),
             operator: Operator::new(rng.fork()),
             nemesis: Nemesis::new(rng.fork(), stream(seed, 1)),
             watch: Watch::default(),
