@@ -24,7 +24,7 @@ impl Extras {
     /// What a seed draws.
     pub fn draw(seed: u64) -> Self {
         let mut rng = stream(seed, 0);
-        Self { disks: rng.chance(1, 2), wide: false }
+        Self { disks: rng.chance(1, 2), wide: rng.chance(1, 2) }
     }
 }
 
