@@ -44,24 +44,45 @@ fn is_small(info: &RegionInfo, merge_bytes: u64) -> bool {
 
 /// The leader of a region to which nothing happens or happened lately.
 fn calm_leader(round: &Round<'_>, info: &RegionInfo) -> Option<Peer> {
+    round.reachable_leader(info).filter(|_| is_quiet(round, info) && is_complete(round, info))
+}
+
+/// Whether a region has had its range for long and is not busy.
+fn is_quiet(round: &Round<'_>, info: &RegionInfo) -> bool {
     let most = round.config.merge_requests_max;
     let is_busy = info.is_hot || (most > 0 && info.rates.requests() >= most);
-    let is_calm = info.is_counted()
-        && !is_busy
-        && is_complete(round, info)
-        && round.shape_age_ms(info.region.id) >= round.config.merge_wait_ms;
-    round.reachable_leader(info).filter(|_| is_calm)
+    info.is_counted() && !is_busy && round.shape_age_ms(info.region.id) >= round.config.merge_wait_ms
+}
+
+/// Whether a small region and a neighbour lie on the same stores by now and only wait for each other. Balance that took
+/// either of them away would undo what was done for the merge, and be undone in turn.
+pub(super) fn is_about_to_merge(round: &Round<'_>, info: &RegionInfo) -> bool {
+    let merge_bytes = round.config.merge_bytes;
+    let fits = |other: &&RegionInfo| {
+        let is_any_small = is_small(info, merge_bytes) || is_small(other, merge_bytes);
+        is_any_small && other.bytes > 0 && info.bytes > 0 && other.bytes + info.bytes <= 2 * merge_bytes
+    };
+    round.config.merge_regions
+        && is_quiet(round, info)
+        && neighbours(round, info)
+            .filter(fits)
+            .any(|other| is_quiet(round, other) && strays(info, other).is_none())
+}
+
+/// The regions before and after one.
+fn neighbours<'v>(round: &Round<'v>, info: &RegionInfo) -> impl Iterator<Item = &'v RegionInfo> {
+    let (space, range) = (info.region.space, &info.region.range);
+    let before = round.view.regions().before_key(space, &range.start);
+    let after = (!range.end.is_empty()).then(|| round.view.regions().by_key(space, &range.end)).flatten();
+    [before, after].into_iter().flatten()
 }
 
 /// The neighbour that takes the region over: one on the same stores rather than another, then the smaller one.
 fn best_target<'v>(round: &Round<'v>, source: &RegionInfo) -> Option<(&'v RegionInfo, Peer)> {
-    let (space, range) = (source.region.space, &source.region.range);
-    let before = round.view.regions().before_key(space, &range.start);
-    let after = (!range.end.is_empty()).then(|| round.view.regions().by_key(space, &range.end)).flatten();
     let fits = |target: &&RegionInfo| {
         target.bytes > 0 && target.bytes + source.bytes <= 2 * round.config.merge_bytes
     };
-    let candidates = [before, after].into_iter().flatten().filter(fits);
+    let candidates = neighbours(round, source).filter(fits);
     let calm = candidates.filter_map(|target| Some((target, calm_leader(round, target)?)));
     calm.min_by_key(|(target, _)| (strays(source, target).is_some(), target.bytes, target.region.id))
 }
