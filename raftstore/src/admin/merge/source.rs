@@ -261,10 +261,16 @@ impl Peer {
 
     /// Another store has seen the region become part of `target`, which had `version` then.
     pub(crate) fn on_told(&mut self, target: RegionId, version: u64, env: &mut Env) {
-        if !matches!(self.phase, Phase::Live | Phase::Orphaned) || self.merge.told.is_some() {
+        if !matches!(self.phase, Phase::Live | Phase::Orphaned | Phase::Uninitialised)
+            || self.merge.told.is_some()
+        {
             return;
         }
         self.merge.told = Some((target, version));
+        if self.phase == Phase::Uninitialised {
+            // It has no range yet that a snapshot could take.
+            return;
+        }
         env.shared.ranges.lock().doom(self.id(), target);
     }
 
@@ -278,16 +284,20 @@ impl Peer {
     /// those who have the keys since then have no peer here.
     pub(crate) fn maybe_bury(&mut self, env: &mut Env) -> Result<(), flotilla_engine::Error> {
         let Some((target, version)) = self.merge.told else { return Ok(()) };
-        if !matches!(self.phase, Phase::Live | Phase::Orphaned) || self.has_child_to_bear(env) {
+        let is_empty = self.phase == Phase::Uninitialised;
+        let may_end = is_empty || matches!(self.phase, Phase::Live | Phase::Orphaned);
+        if !may_end || self.has_child_to_bear(env) {
             return Ok(());
         }
         let stored = env.shared.engine.get(&keys::region_state(target))?.and_then(RegionState::decode);
         let is_over = match stored {
             _ if planted!(SourceBuriedEarly) => true,
             Some(RegionState::Normal(here)) => {
-                here.epoch.version >= version && !here.range.overlaps(&self.region.range)
+                here.epoch.version >= version && (is_empty || !here.range.overlaps(&self.region.range))
             }
             Some(RegionState::Tombstone { .. }) => true,
+            // Nobody knows here which range it would have.
+            None if is_empty => false,
             None => {
                 let directory = env.shared.directory.read();
                 let owner = directory.routes.by_key(self.region.space, &self.region.range.start);
