@@ -113,6 +113,10 @@ impl Turn for Background {
         !self.mailbox.is_empty()
     }
 
+    fn held(&self) -> usize {
+        self.digests.held()
+    }
+
     fn deadline(&self) -> Time {
         self.next_look.min(self.next_sizes).min(self.next_load)
     }

@@ -95,6 +95,10 @@ impl Turn for SnapshotWorker {
         !self.mailbox.is_empty()
     }
 
+    fn held(&self) -> usize {
+        self.sender.held() + self.receiver.held()
+    }
+
     fn deadline(&self) -> Time {
         self.next_look
     }

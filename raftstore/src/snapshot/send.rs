@@ -74,6 +74,11 @@ impl Sender {
         Self { shared, transport, streams: BTreeMap::new(), queue: VecDeque::new(), next_stream: 1 }
     }
 
+    /// Snapshots that wait or are under way.
+    pub(super) fn held(&self) -> usize {
+        self.queue.len() + self.streams.len()
+    }
+
     /// The core wants a snapshot sent. One is enough for a region and receiver at a time.
     pub(super) fn ask(&mut self, region: Arc<Region>, from: Peer, to: Peer, message: Message, now: Time) {
         let under_way = self.streams.values().any(|o| o.region == region.id && o.to.id == to.id)

@@ -155,6 +155,8 @@ pub struct World {
     pub trace: Trace,
     /// Counts.
     pub stats: Stats,
+    /// Mailboxes that were not empty at rest, and at how many looks in a row.
+    pub(super) unread: BTreeMap<(StoreId, usize), u32>,
     violation: Option<String>,
 }
 
@@ -181,6 +183,7 @@ impl World {
             agreement: Arc::default(),
             trace: Trace::new(print),
             stats: Stats::default(),
+            unread: BTreeMap::new(),
             violation: None,
             profile,
         };
