@@ -25,6 +25,10 @@ pub fn check_held(store: StoreId, held: &Held, views: usize, files: usize) -> Re
 
 /// Checks that every record of a store's log belongs to a peer that lives there, of which `peers` names one a region.
 ///
+/// One gap is known: a peer that never had data leaves its term, vote and promise behind if its store starts anew and the
+/// region removes it meanwhile. A split that is to be replayed may need them, so that the start cannot drop them, and
+/// nobody asks for them again. Such a region has no record in `data` at all.
+///
 /// # Errors
 /// A sentence that names a record that was left behind.
 pub fn check_log(
@@ -43,7 +47,11 @@ pub fn check_log(
             | LogKey::Promise(region, peer) => (region, peer),
             LogKey::Round | LogKey::OwnEpoch | LogKey::Proof | LogKey::Supported(_) => return true,
         };
-        if peers.get(&of.0) != Some(&of.1) {
+        let had_no_data = || {
+            let of_vote = matches!(record, LogKey::HardState(..) | LogKey::Promise(..));
+            of_vote && matches!(disk.get(&keys::region_state(of.0)), Ok(None))
+        };
+        if peers.get(&of.0) != Some(&of.1) && !had_no_data() {
             left = Some(record);
         }
         left.is_none()
