@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use flotilla_engine::Engine;
 use flotilla_placement::RouteTable;
-use flotilla_raftstore::Held;
+use flotilla_raftstore::{Held, RegionState};
 use flotilla_region::keys::{self, LogKey};
 use flotilla_region::{PeerId, Region, RegionId, StoreId};
 
@@ -27,7 +27,7 @@ pub fn check_held(store: StoreId, held: &Held, views: usize, files: usize) -> Re
 ///
 /// One gap is known: a peer that never had data leaves its term, vote and promise behind if its store starts anew and the
 /// region removes it meanwhile. A split that is to be replayed may need them, so that the start cannot drop them, and
-/// nobody asks for them again. Such a region has no record in `data` at all.
+/// nobody asks for them again. Such a peer has no base, no entry and no tombstone.
 ///
 /// # Errors
 /// A sentence that names a record that was left behind.
@@ -48,8 +48,9 @@ pub fn check_log(
             LogKey::Round | LogKey::OwnEpoch | LogKey::Proof | LogKey::Supported(_) => return true,
         };
         let had_no_data = || {
-            let of_vote = matches!(record, LogKey::HardState(..) | LogKey::Promise(..));
-            of_vote && matches!(disk.get(&keys::region_state(of.0)), Ok(None))
+            let state = disk.get(&keys::region_state(of.0)).ok().flatten().and_then(RegionState::decode);
+            let is_buried = matches!(state, Some(RegionState::Tombstone { peer, .. }) if peer == of.1);
+            matches!(record, LogKey::HardState(..) | LogKey::Promise(..)) && !is_buried
         };
         if peers.get(&of.0) != Some(&of.1) && !had_no_data() {
             left = Some(record);
