@@ -54,19 +54,20 @@ fn is_quiet(round: &Round<'_>, info: &RegionInfo) -> bool {
     info.is_counted() && !is_busy && round.shape_age_ms(info.region.id) >= round.config.merge_wait_ms
 }
 
-/// Whether a small region and a neighbour lie on the same stores by now and only wait for each other. Balance that took
-/// either of them away would undo what was done for the merge, and be undone in turn.
-pub(super) fn is_about_to_merge(round: &Round<'_>, info: &RegionInfo) -> bool {
+/// Whether a small region is to become part of a neighbour, or a neighbour of it. Balance that took either of them away
+/// would undo what is done for the merge, and be undone in turn.
+pub(super) fn is_to_merge(round: &Round<'_>, info: &RegionInfo) -> bool {
     let merge_bytes = round.config.merge_bytes;
-    let fits = |other: &&RegionInfo| {
-        let is_any_small = is_small(info, merge_bytes) || is_small(other, merge_bytes);
-        is_any_small && other.bytes > 0 && info.bytes > 0 && other.bytes + info.bytes <= 2 * merge_bytes
+    let wants = |source: &RegionInfo, target: &RegionInfo| {
+        is_small(source, merge_bytes)
+            && target.bytes > 0
+            && target.bytes + source.bytes <= 2 * merge_bytes
+            && strays(source, target).is_none_or(|(_, to)| round.is_placeable(source, to))
     };
     round.config.merge_regions
         && is_quiet(round, info)
         && neighbours(round, info)
-            .filter(fits)
-            .any(|other| is_quiet(round, other) && strays(info, other).is_none())
+            .any(|other| is_quiet(round, other) && (wants(info, other) || wants(other, info)))
 }
 
 /// The regions before and after one.
