@@ -13,6 +13,8 @@ pub struct Extras {
     pub disks: bool,
     /// Clients read and write keys of several regions in one call, and scan backwards.
     pub wide: bool,
+    /// A drained store that holds nothing any more is removed for good, and its machine switched off.
+    pub remove_drained: bool,
 }
 
 impl Extras {
@@ -24,7 +26,7 @@ impl Extras {
     /// What a seed draws.
     pub fn draw(seed: u64) -> Self {
         let mut rng = stream(seed, 0);
-        Self { disks: rng.chance(1, 2), wide: rng.chance(1, 2) }
+        Self { disks: rng.chance(1, 2), wide: rng.chance(1, 2), remove_drained: rng.chance(1, 2) }
     }
 }
 

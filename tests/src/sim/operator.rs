@@ -103,6 +103,9 @@ impl World {
     pub fn operate(&mut self) {
         self.plan(LOOK_US, Event::Operate);
         self.set_store_states();
+        if self.profile.extras.remove_drained {
+            self.retire_removed();
+        }
         let now = self.now_us();
         let ids: Vec<StoreId> = self.hosts.keys().copied().collect();
         for id in ids {

@@ -221,6 +221,12 @@ impl Profile {
         profile
     }
 
+    /// Adds draws that not every run knows.
+    pub fn add(&mut self, extras: Extras) {
+        self.config.placement.remove_drained = extras.remove_drained;
+        self.extras = extras;
+    }
+
     /// Regions that are split because of what clients do to them, and those with which the cluster begins.
     fn draw_load(&mut self, rng: &mut Prng) {
         if rng.chance(1, 4) {
@@ -353,7 +359,7 @@ fn draw_config(rng: &mut Prng, replicas: usize) -> StoreConfig {
             report_wait_ms: 3_000,
             operator_expire_ms: 3_000,
             learner_stuck_ms: 10_000,
-            // A drained store may be wanted again.
+            // A drained store may be wanted again; see also `Extras`.
             remove_drained: false,
             merge_wait_ms: *rng.pick(&[500, 3_000, 600_000, 600_000]),
             ..PlacementConfig::default()

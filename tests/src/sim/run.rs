@@ -65,7 +65,7 @@ pub struct Outcome {
 pub fn run_seed(seed: u64, options: Options) -> Outcome {
     let mut profile = Profile::draw(&mut Prng::new(seed ^ 0x5eed_5eed));
     if !options.early {
-        profile.extras = Extras::draw(seed);
+        profile.add(Extras::draw(seed));
     }
     if options.calm {
         profile = profile.calm();
@@ -183,6 +183,10 @@ impl World {
             if self.state_of(*id) != Some(*state) {
                 return Some(format!("store {id} is not {state:?} yet"));
             }
+        }
+        let drained = self.hosts.keys().find(|id| self.operator.is_drained(**id));
+        if let Some(id) = drained.filter(|_| self.profile.extras.remove_drained) {
+            return Some(format!("drained store {id} is not removed yet"));
         }
         if !self.clients.are_idle() {
             return Some(format!("clients wait: {}", self.clients.waiting().join(", ")));

@@ -70,6 +70,8 @@ pub struct Stats {
     pub rots: u64,
     /// Stores to be emptied.
     pub drains: u64,
+    /// Stores that were removed once they were empty.
+    pub removed: u64,
     /// Clocks that jumped.
     pub clock_jumps: u64,
     /// Compactions.
@@ -82,7 +84,7 @@ pub struct Stats {
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 35] {
+    pub fn list(&self) -> [(&'static str, u64); 36] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -115,6 +117,7 @@ impl Stats {
             ("background errors", self.background_errors),
             ("rots", self.rots),
             ("drains", self.drains),
+            ("removed", self.removed),
             ("clock jumps", self.clock_jumps),
             ("compactions", self.compactions),
             ("sleeps", self.sleeps),
@@ -169,6 +172,7 @@ impl Stats {
         self.background_errors += other.background_errors;
         self.rots += other.rots;
         self.drains += other.drains;
+        self.removed += other.removed;
         self.clock_jumps += other.clock_jumps;
         self.compactions += other.compactions;
         self.sleeps += other.sleeps;
