@@ -13,6 +13,7 @@ use flotilla_router::{Asked, Decision, FailureKind, RetryPlan, RetryPolicy, boun
 use super::effects::{Answer, CallId, Life};
 use super::kv::{Value, Written};
 use super::profile::Profile;
+use super::questions::{Question, Routed};
 use super::routes::Routes;
 use super::wishes::{Walk, Wish, key_bytes, key_number};
 use super::world::{Event, World};
@@ -77,6 +78,10 @@ pub enum ClientEvent {
     Told(CallId, Outcome),
     /// The client waits no longer.
     TimeOut(CallId),
+    /// A question for routes is at its store.
+    Question(CallId),
+    /// The answer arrives at the client.
+    Routed(CallId, Routed),
     /// A value that a client set for a time may be gone from now on.
     Expire(usize, Value),
 }
@@ -118,6 +123,8 @@ pub struct Clients {
     order: u64,
     /// Attempts that clients wait for.
     attempts: BTreeMap<CallId, Attempt>,
+    /// Questions for routes, to stores.
+    pub(super) questions: BTreeMap<CallId, Question>,
     /// Callbacks that stores have not called yet, and which life of which store holds them.
     pub open: BTreeMap<CallId, (StoreId, Life)>,
     /// What clients were told.
@@ -152,6 +159,7 @@ impl Clients {
             next_call: 1,
             order: 0,
             attempts: BTreeMap::new(),
+            questions: BTreeMap::new(),
             open: BTreeMap::new(),
             history: History::default(),
             expiries: Expiries::default(),
@@ -174,6 +182,11 @@ impl Clients {
         if let Some(attempt) = self.attempts.get_mut(&call) {
             attempt.arrived_ms = unix_ms;
         }
+    }
+
+    /// What a client knows of routes.
+    pub(super) fn routes(&mut self, client: usize) -> &mut Routes {
+        &mut self.list[client].routes
     }
 
     /// A client forgets who leads what.
@@ -320,6 +333,8 @@ impl World {
             ClientEvent::ReadOn(call, life) => self.read_on(call, life),
             ClientEvent::Told(call, outcome) => self.on_told(call, outcome),
             ClientEvent::TimeOut(call) => self.on_told(call, Outcome::Unknown),
+            ClientEvent::Question(call) => self.on_question(call),
+            ClientEvent::Routed(call, told) => self.on_routed(call, told),
             ClientEvent::Expire(key, value) => {
                 let order = self.clients.next_order();
                 self.clients.history.add(key, Expiries::operation(order, value));
@@ -356,6 +371,20 @@ impl World {
     }
 
     fn attempt(&mut self, client: usize) {
+        let Some(underway) = &self.clients.list[client].underway else { return };
+        let position = underway.wish.position();
+        let percent = self.profile.extras.asked_routes_percent;
+        if percent > 0
+            && self.clients.list[client].routes.find(&position).is_none()
+            && self.clients.extra.chance(percent, 100)
+        {
+            return self.ask_for_routes(client, position);
+        }
+        self.attempt_routed(client);
+    }
+
+    /// An attempt of a client that knows a route, or gets one from the operator.
+    pub(super) fn attempt_routed(&mut self, client: usize) {
         let Some(underway) = &self.clients.list[client].underway else { return };
         let wish = underway.wish.clone();
         let Some(attempt) = self.address(client, wish) else {
@@ -455,7 +484,7 @@ impl World {
     }
 
     /// The retry plan decides what follows.
-    fn after_failure(
+    pub(super) fn after_failure(
         &mut self,
         client: usize,
         kind: FailureKind,

@@ -15,6 +15,9 @@ pub struct Extras {
     pub wide: bool,
     /// A drained store that holds nothing any more is removed for good, and its machine switched off.
     pub remove_drained: bool,
+    /// Share of a client's look-ups of routes that go to the stores, each of which tells what it knows; the operator, who
+    /// sees the cluster as a whole, answers the others.
+    pub asked_routes_percent: u64,
 }
 
 impl Extras {
@@ -26,7 +29,12 @@ impl Extras {
     /// What a seed draws.
     pub fn draw(seed: u64) -> Self {
         let mut rng = stream(seed, 0);
-        Self { disks: rng.chance(1, 2), wide: rng.chance(1, 2), remove_drained: rng.chance(1, 2) }
+        Self {
+            disks: rng.chance(1, 2),
+            wide: rng.chance(1, 2),
+            remove_drained: rng.chance(1, 2),
+            asked_routes_percent: *rng.pick(&[0, 50, 100, 100]),
+        }
     }
 }
 

@@ -30,6 +30,7 @@ pub mod operator;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod profile;
+mod questions;
 pub mod regressions;
 pub mod routes;
 pub mod run;

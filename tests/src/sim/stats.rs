@@ -18,6 +18,8 @@ pub struct Stats {
     pub unknown: u64,
     /// Attempts that were refused and made again.
     pub retries: u64,
+    /// Questions for routes to stores.
+    pub route_questions: u64,
     /// Reads served under a lease.
     pub lease_reads: u64,
     /// Reads served by ReadIndex.
@@ -84,13 +86,14 @@ pub struct Stats {
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 36] {
+    pub fn list(&self) -> [(&'static str, u64); 37] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
             ("operations", self.operations),
             ("unknown", self.unknown),
             ("retries", self.retries),
+            ("route questions", self.route_questions),
             ("lease reads", self.lease_reads),
             ("index reads", self.index_reads),
             ("elections", self.elections),
@@ -146,6 +149,7 @@ impl Stats {
         self.operations += other.operations;
         self.unknown += other.unknown;
         self.retries += other.retries;
+        self.route_questions += other.route_questions;
         self.lease_reads += other.lease_reads;
         self.index_reads += other.index_reads;
         self.elections += other.elections;
