@@ -18,6 +18,10 @@ pub struct Extras {
     /// Share of a client's look-ups of routes that go to the stores, each of which tells what it knows; the operator, who
     /// sees the cluster as a whole, answers the others.
     pub asked_routes_percent: u64,
+    /// Bytes per second for which a region is split; 0 = it never is because of them.
+    pub load_split_bytes: u64,
+    /// Processes stand still for 1 to 30 seconds, where the run is long enough to go on after that.
+    pub long_pauses: bool,
 }
 
 impl Extras {
@@ -34,6 +38,8 @@ impl Extras {
             wide: rng.chance(1, 2),
             remove_drained: rng.chance(1, 2),
             asked_routes_percent: *rng.pick(&[0, 50, 100, 100]),
+            load_split_bytes: *rng.pick(&[0, 0, 500, 3_000, 20_000]),
+            long_pauses: rng.chance(1, 3),
         }
     }
 }

@@ -294,6 +294,7 @@ impl World {
         let Some(host) = self.hosts.get_mut(&id).filter(|h| h.running.is_some()) else { return };
         host.paused_until_us = host.paused_until_us.max(now + us);
         self.stats.pauses += 1;
+        self.stats.long_pauses += u64::from(us >= 1_000_000);
         self.trace.note(now, &[32, id.0, us], || format!("store {id} stands still for {} ms", us / 1_000));
     }
 

@@ -114,6 +114,9 @@ const FAULTS: [(Fault, u64); 25] = [
     (Fault::Merge, 50),
 ];
 
+/// Time with faults in which there is room for pauses of up to 30 seconds.
+const LONG_US: u64 = 60_000_000;
+
 /// Entries that no log of a run reaches.
 const LOG_FORCE_NEVER: u64 = 100_000;
 
@@ -223,7 +226,21 @@ impl Profile {
 
     /// Adds draws that not every run knows.
     pub fn add(&mut self, extras: Extras) {
-        self.config.placement.remove_drained = extras.remove_drained;
+        let config = &mut self.config;
+        config.placement.remove_drained = extras.remove_drained;
+        if extras.load_split_bytes > 0 {
+            if config.load_split_requests == StoreConfig::default().load_split_requests {
+                // Nothing of it was drawn.
+                config.load_split_requests = 0;
+                config.load_interval_ms = 500;
+                config.load_split_intervals = 2;
+                config.load_split_samples_min = 4;
+            }
+            config.load_split_bytes = extras.load_split_bytes;
+        }
+        if extras.long_pauses && self.chaos_us >= LONG_US && !self.faults.contains(&Fault::LongPause) {
+            self.faults.push(Fault::LongPause);
+        }
         self.extras = extras;
     }
 
@@ -265,7 +282,7 @@ impl Profile {
     pub fn only(mut self, faults: &[Fault]) -> Self {
         self = self.calm();
         self.faults = faults.to_vec();
-        self.config.load_split_requests = 0;
+        (self.config.load_split_requests, self.config.load_split_bytes) = (0, 0);
         self.config.log_force_entries = LOG_FORCE_NEVER;
         self
     }

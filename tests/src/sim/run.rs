@@ -64,6 +64,9 @@ pub struct Outcome {
 /// Runs one seed. A panic inside a store is a violation like any other.
 pub fn run_seed(seed: u64, options: Options) -> Outcome {
     let mut profile = Profile::draw(&mut Prng::new(seed ^ 0x5eed_5eed));
+    if options.seconds > 0 {
+        profile.chaos_us = options.seconds * 1_000_000;
+    }
     if !options.early {
         profile.add(Extras::draw(seed));
     }
@@ -72,9 +75,6 @@ pub fn run_seed(seed: u64, options: Options) -> Outcome {
     }
     if let Some(faults) = options.only {
         profile = profile.only(faults);
-    }
-    if options.seconds > 0 {
-        profile.chaos_us = options.seconds * 1_000_000;
     }
     #[cfg(feature = "planted")]
     super::planted::plant(options.planted);

@@ -46,6 +46,8 @@ pub struct Stats {
     pub power_cuts: u64,
     /// Pauses and stalls.
     pub pauses: u64,
+    /// Pauses of a second or more.
+    pub long_pauses: u64,
     /// Cuts of the network.
     pub cuts: u64,
     /// Machines lost for good.
@@ -86,7 +88,7 @@ pub struct Stats {
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 37] {
+    pub fn list(&self) -> [(&'static str, u64); 38] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -107,6 +109,7 @@ impl Stats {
             ("kills", self.kills),
             ("power cuts", self.power_cuts),
             ("pauses", self.pauses),
+            ("long pauses", self.long_pauses),
             ("cuts", self.cuts),
             ("lost", self.lost),
             ("added", self.added),
@@ -163,6 +166,7 @@ impl Stats {
         self.kills += other.kills;
         self.power_cuts += other.power_cuts;
         self.pauses += other.pauses;
+        self.long_pauses += other.long_pauses;
         self.cuts += other.cuts;
         self.lost += other.lost;
         self.added += other.added;
