@@ -282,6 +282,10 @@ impl Turn for LogWriter {
         !self.waiting.is_empty() || self.barrier.is_some() || !self.mailbox.is_empty()
     }
 
+    fn held(&self) -> usize {
+        self.waiting.len() + self.tasks.len() + self.facts.len()
+    }
+
     fn deadline(&self) -> Time {
         self.seal_at.unwrap_or(Time(u64::MAX))
     }

@@ -106,6 +106,11 @@ pub trait Turn: Send {
     fn turn(&mut self, now: crate::Time) -> bool;
     /// Whether a message waits: a simulator decides by it who wants a turn.
     fn has_messages(&self) -> bool;
+    /// How much the machine keeps for later: tasks that wait, requests that are not answered, streams that are open. Nothing
+    /// while the store is at rest.
+    fn held(&self) -> usize {
+        0
+    }
     /// When the machine wants a turn even without messages.
     fn deadline(&self) -> crate::Time;
     /// Blocks until there may be something to do, at most `timeout`. Threads only.

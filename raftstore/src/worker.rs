@@ -684,6 +684,12 @@ impl Turn for RaftWorker {
         !self.mailbox.is_empty()
     }
 
+    /// Peers that somebody waits for, and removed ones whose log is not gone.
+    fn held(&self) -> usize {
+        let is_asked = |peer: &Peer| !peer.writes.is_idle() || !peer.reads.is_idle();
+        self.peers.values().filter(|peer| is_asked(peer)).count() + self.dead.len()
+    }
+
     fn deadline(&self) -> Time {
         self.env.outbox.deadline().map_or(self.next_tick, |held| held.min(self.next_tick))
     }

@@ -361,6 +361,10 @@ impl Turn for ApplyWorker {
         !self.waiting.is_empty() || !self.mailbox.is_empty()
     }
 
+    fn held(&self) -> usize {
+        self.waiting.len()
+    }
+
     fn deadline(&self) -> Time {
         Time(u64::MAX)
     }

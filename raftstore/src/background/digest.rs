@@ -47,6 +47,11 @@ pub(super) struct Digests {
 }
 
 impl Digests {
+    /// Views that are to be hashed.
+    pub(super) fn held(&self) -> usize {
+        self.waiting.len() + usize::from(self.job.is_some())
+    }
+
     /// A view to hash. Dropped if there are too many: the check is decided without this replica.
     pub(super) fn push(&mut self, task: DigestTask) {
         if self.waiting.len() < WAITING_MAX {

@@ -120,6 +120,10 @@ impl Turn for Background {
         !self.mailbox.is_empty()
     }
 
+    fn held(&self) -> usize {
+        self.digests.held()
+    }
+
     fn deadline(&self) -> Time {
         let next = self.next_look.min(self.next_sizes).min(self.next_load);
         self.flush_log_at.map_or(next, |at| at.min(next))

@@ -107,6 +107,10 @@ impl Turn for SnapshotWorker {
         !self.mailbox.is_empty()
     }
 
+    fn held(&self) -> usize {
+        self.sender.held() + self.receiver.held()
+    }
+
     fn deadline(&self) -> Time {
         let held = [self.sender.resumes_at(), self.receiver.resumes_at()];
         held.into_iter().flatten().fold(self.next_look, Time::min)

@@ -56,6 +56,11 @@ impl Receiver {
         Self { shared, streams: BTreeMap::new(), limit, owed: VecDeque::new() }
     }
 
+    /// Snapshots that are under way.
+    pub(super) fn held(&self) -> usize {
+        self.streams.len()
+    }
+
     /// A store asks for a slot.
     pub(super) fn on_opened(
         &mut self,

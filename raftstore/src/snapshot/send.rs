@@ -84,6 +84,11 @@ impl Sender {
         Self { shared, transport, streams, queue, limit, held, next_stream: 1 }
     }
 
+    /// Snapshots that wait or are under way.
+    pub(super) fn held(&self) -> usize {
+        self.queue.len() + self.streams.len()
+    }
+
     /// The core wants a snapshot sent. One is enough for a region and receiver at a time.
     pub(super) fn ask(&mut self, region: Arc<Region>, from: Peer, to: Peer, message: Message, now: Time) {
         let under_way = self.streams.values().any(|o| o.region == region.id && o.to.id == to.id)
@@ -129,14 +134,18 @@ impl Sender {
     pub(super) fn on_reply(&mut self, stream: StreamId, reply: &pb::SnapshotReply, now: Time) {
         match (reply.kind(), self.streams.get(&stream).map(|o| &o.progress)) {
             (Kind::Ready, Some(Progress::Asked)) => match self.generate(stream) {
-                Some(generation) => {
+                Ok(Some(generation)) => {
                     if let Some(outgoing) = self.streams.get_mut(&stream) {
                         outgoing.progress = Progress::Sending(Box::new(generation));
                         outgoing.window = Some(reply.window).filter(|parts| *parts > 0);
                     }
                     self.advance(stream, now);
                 }
-                None => self.finish(stream, false, now),
+                Ok(None) => self.finish(stream, false, now),
+                Err(error) => {
+                    self.on_unreadable(stream, error);
+                    self.finish(stream, false, now);
+                }
             },
             (Kind::More, Some(Progress::Sending(_))) => {
                 if let Some(outgoing) = self.streams.get_mut(&stream) {
@@ -153,24 +162,26 @@ impl Sender {
     }
 
     /// Takes the engine snapshot. Its own records say which region it holds, and at which position.
-    fn generate(&self, stream: StreamId) -> Option<Generation> {
-        let outgoing = self.streams.get(&stream)?;
+    fn generate(&self, stream: StreamId) -> Result<Option<Generation>, flotilla_engine::Error> {
+        let Some(outgoing) = self.streams.get(&stream) else { return Ok(None) };
         let data = self.shared.engine.snapshot();
-        let state = data.get(&keys::region_state(outgoing.region)).ok()??;
-        let at = LogId::decode(data.get(&keys::apply_state(outgoing.region)).ok()??)?;
-        let RegionState::Normal(region) = RegionState::decode(state)? else { return None };
-        region.peer(outgoing.to.id)?;
-        let merge = data.get(&keys::merge_state(outgoing.region)).ok()?;
+        let state = data.get(&keys::region_state(outgoing.region))?.and_then(RegionState::decode);
+        let at = data.get(&keys::apply_state(outgoing.region))?.and_then(LogId::decode);
+        let (Some(RegionState::Normal(region)), Some(at)) = (state, at) else { return Ok(None) };
+        if region.peer(outgoing.to.id).is_none() {
+            return Ok(None);
+        }
+        let merge = data.get(&keys::merge_state(outgoing.region))?;
         // A final source's end is decided without this receiver, which then gets the result. Not so a target's: it may
         // need the receiver for a quorum.
         if merge
             .clone()
             .is_some_and(|state| !matches!(MergeState::decode(state), Some(MergeState::Expecting(_))))
         {
-            return None;
+            return Ok(None);
         }
         let (next, end) = keys::data_bounds(region.space, &region.range);
-        Some(Generation {
+        Ok(Some(Generation {
             data,
             region,
             at,
@@ -180,7 +191,22 @@ impl Sender {
             keys: 0,
             bytes: 0,
             crc: crc32fast::Hasher::new(),
-        })
+        }))
+    }
+
+    /// A region cannot be read: its raft worker learns of damage.
+    fn on_unreadable(&self, stream: StreamId, error: flotilla_engine::Error) {
+        let Some(outgoing) = self.streams.get(&stream) else { return };
+        let region = outgoing.region;
+        tracing::warn!(region = region.0, %error, "snapshot cannot be read");
+        if let flotilla_engine::Error::Corruption(text) = error {
+            let peer = match &outgoing.progress {
+                Progress::Sending(generation) => generation.region.peer_on(self.shared.origin.store),
+                Progress::Asked | Progress::Sent => None,
+            };
+            let (peer, damage) = (peer.map(|peer| peer.id).unwrap_or_default(), Damage::Bytes(text));
+            self.shared.links.raft_of(region).send(RaftMsg::Damaged { region, peer, damage });
+        }
     }
 
     /// The network took the last part.
@@ -230,14 +256,7 @@ impl Sender {
                 self.transport.snapshot_send(stream, trailer);
             }
             Err(error) => {
-                tracing::warn!(region = outgoing.region.0, %error, "snapshot cannot be read");
-                if let flotilla_engine::Error::Corruption(text) = error {
-                    let (region, damage) = (outgoing.region, Damage::Bytes(text));
-                    let peer = generation.region.peer_on(self.shared.origin.store);
-                    let peer = peer.map(|peer| peer.id).unwrap_or_default();
-                    let worker = self.shared.links.raft_of(region);
-                    worker.send(RaftMsg::Damaged { region, peer, damage });
-                }
+                self.on_unreadable(stream, error);
                 self.finish(stream, false, now);
             }
         }

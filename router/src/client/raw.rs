@@ -8,9 +8,10 @@ use flotilla_region::KeyRange;
 
 use super::Client;
 use super::call::Position;
-use super::scan::{Pair, bounded};
+use super::scan::Pair;
 use crate::error::Result;
 use crate::retry::CallClass;
+use crate::walk::bounded;
 
 /// How long a key will live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use flotilla_proto::kvrpcpb;
-use flotilla_region::{KeyRange, sentinel_start};
+use flotilla_region::KeyRange;
 
 use super::Client;
 use super::call::Position;
 use crate::error::{Error, Result};
 use crate::retry::CallClass;
+use crate::walk::{bounded, left_after};
 
 /// A key and its value.
 pub type Pair = (Bytes, Bytes);
@@ -130,7 +131,8 @@ impl Scanner {
             let pairs: Vec<Pair> = reply.kvs.into_iter().map(|pair| (pair.key, pair.value)).collect();
             self.adapt(asked, &pairs);
             let is_full = pairs.len() >= asked as usize;
-            self.left = rest(&left, &route.region.range, reverse, pairs.last().filter(|_| is_full));
+            let last = pairs.last().filter(|_| is_full).map(|(key, _)| key);
+            self.left = left_after(&left, &route.region.range, reverse, last);
             return Ok(Some(pairs));
         }
     }
@@ -145,35 +147,6 @@ impl Scanner {
         // At most twice as many as now: the next pairs may be larger.
         self.page_pairs = fitting.clamp(1, asked.saturating_mul(2).max(PAGE_PAIRS_FIRST)).min(PAGE_PAIRS_MAX);
     }
-}
-
-/// The same range with an end: no legal key lies behind the sentinel's start.
-pub(super) fn bounded(range: &KeyRange) -> KeyRange {
-    let end = if range.end.is_empty() { sentinel_start() } else { range.end.clone() };
-    KeyRange { start: range.start.clone(), end }
-}
-
-/// What is left of `left` after a page of `region`: behind the page's last pair if the page was full, else behind
-/// the region.
-fn rest(left: &KeyRange, region: &KeyRange, reverse: bool, last: Option<&Pair>) -> Option<KeyRange> {
-    let mut rest = left.clone();
-    match (reverse, last) {
-        (false, Some((key, _))) => rest.start = successor(key),
-        (false, None) if region.end.is_empty() => return None,
-        (false, None) => rest.start = region.end.clone(),
-        (true, Some((key, _))) => rest.end = key.clone(),
-        (true, None) => rest.end = region.start.clone(),
-    }
-    // An empty end is the smallest bound here, not the absence of one.
-    (!rest.end.is_empty() && rest.start < rest.end).then_some(rest)
-}
-
-/// The smallest key above `key`.
-fn successor(key: &Bytes) -> Bytes {
-    let mut next = Vec::with_capacity(key.len() + 1);
-    next.extend_from_slice(key);
-    next.push(0);
-    next.into()
 }
 
 /// tonic's answer to a reply over its limit.

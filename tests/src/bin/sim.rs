@@ -35,6 +35,9 @@ struct Arguments {
     /// No faults.
     #[arg(long)]
     calm: bool,
+    /// Leave out what was added to the draws later, so that a seed means what it meant before.
+    #[arg(long)]
+    early: bool,
     /// Simulated seconds with faults, instead of what the seed draws.
     #[arg(long, default_value_t = 0, conflicts_with = "minutes")]
     seconds: u64,
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         print: arguments.seed.is_some() && !arguments.quiet,
         calm: arguments.calm,
         only: None,
+        early: arguments.early,
         seconds: arguments.seconds + 60 * arguments.minutes,
         #[cfg(feature = "planted")]
         planted: arguments.planted,

@@ -6,65 +6,22 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use flotilla_engine::Prng;
-use flotilla_kv::{Command, Put};
 use flotilla_raftstore::{RegionContext, RequestError};
 use flotilla_region::{KeyRange, PeerId, StoreId, Term};
-use flotilla_router::{Asked, CallClass, Decision, FailureKind, RetryPlan, RetryPolicy};
+use flotilla_router::{Asked, Decision, FailureKind, RetryPlan, RetryPolicy, bounded};
 
 use super::effects::{Answer, CallId, Life};
 use super::kv::{Value, Written};
 use super::profile::Profile;
+use super::questions::{Question, Routed};
 use super::routes::Routes;
+use super::wishes::{Walk, Wish, key_bytes, key_number};
 use super::world::{Event, World};
 use crate::check::expiry::Expiries;
 use crate::check::history::{Action, History, Operation};
 
 /// For how long an operation is repeated, and nothing that may have happened.
 const POLICY: RetryPolicy = RetryPolicy { budget_ms: 20_000, retry_undetermined_writes: false };
-
-/// What a client wants.
-#[derive(Clone, Debug)]
-pub enum Wish {
-    /// Read a key.
-    Get(usize),
-    /// Read keys `[from, to)`, as far as one region holds them.
-    Scan(usize, usize),
-    /// Set keys, all of one region, together, for so many seconds; 0 = for ever.
-    Put(Vec<(usize, Value)>, u64),
-    /// Remove a key.
-    Delete(usize),
-    /// Remove keys `[from, to)`, as far as one region holds them.
-    DeleteRange(usize, usize),
-    /// Set a key if it has the first value.
-    Swap(usize, Value, Value),
-}
-
-impl Wish {
-    /// The key by which the operation is routed.
-    pub fn key(&self) -> usize {
-        match self {
-            Self::Get(key)
-            | Self::Scan(key, _)
-            | Self::Delete(key)
-            | Self::DeleteRange(key, _)
-            | Self::Swap(key, ..) => *key,
-            Self::Put(pairs, _) => pairs[0].0,
-        }
-    }
-
-    /// Whether it changes anything.
-    pub fn is_write(&self) -> bool {
-        self.class() != CallClass::Read
-    }
-
-    fn class(&self) -> CallClass {
-        match self {
-            Self::Get(_) | Self::Scan(..) => CallClass::Read,
-            Self::Put(..) | Self::Delete(_) | Self::DeleteRange(..) => CallClass::Write,
-            Self::Swap(..) => CallClass::ConditionalWrite,
-        }
-    }
-}
 
 /// An attempt on its way.
 #[derive(Clone, Debug)]
@@ -121,6 +78,10 @@ pub enum ClientEvent {
     Told(CallId, Outcome),
     /// The client waits no longer.
     TimeOut(CallId),
+    /// A question for routes is at its store.
+    Question(CallId),
+    /// The answer arrives at the client.
+    Routed(CallId, Routed),
     /// A value that a client set for a time may be gone from now on.
     Expire(usize, Value),
 }
@@ -139,6 +100,8 @@ struct Underway {
 struct Client {
     routes: Routes,
     underway: Option<Underway>,
+    /// What follows at once, in other regions; whether it reads what the run leaves.
+    rest: Option<(Wish, bool)>,
     /// Values last seen.
     seen: BTreeMap<usize, Value>,
 }
@@ -147,6 +110,10 @@ struct Client {
 pub struct Clients {
     list: Vec<Client>,
     rng: Prng,
+    /// For what is drawn only with [`super::extras::Extras`].
+    pub(super) extra: Prng,
+    /// Whether operations reach over several regions.
+    wide: bool,
     keys: usize,
     /// Every key whose number is a multiple is set for a time now and then, and never swapped; 0 = none is.
     expiring: usize,
@@ -156,6 +123,8 @@ pub struct Clients {
     order: u64,
     /// Attempts that clients wait for.
     attempts: BTreeMap<CallId, Attempt>,
+    /// Questions for routes, to stores.
+    pub(super) questions: BTreeMap<CallId, Question>,
     /// Callbacks that stores have not called yet, and which life of which store holds them.
     pub open: BTreeMap<CallId, (StoreId, Life)>,
     /// What clients were told.
@@ -166,48 +135,46 @@ pub struct Clients {
     pub stopped: bool,
     /// Keys that are still to be read at the end.
     pub final_reads: Vec<usize>,
-    /// Where the full scan at the end goes on.
-    final_scan: Option<usize>,
-    /// How often the full scan met each key.
-    pub scanned: BTreeMap<usize, u32>,
-}
-
-/// The bytes of a key.
-pub fn key_bytes(key: usize) -> Bytes {
-    Bytes::from(format!("k{key:03}"))
-}
-
-fn key_number(bytes: &[u8]) -> Option<usize> {
-    std::str::from_utf8(bytes).ok()?.strip_prefix('k')?.parse().ok()
+    /// What they found.
+    pub final_values: BTreeMap<usize, Value>,
+    /// Full scans that are still to be made at the end.
+    final_scans: Vec<Walk>,
+    /// How often the full scans, forwards and backwards, met each key.
+    pub scanned: [BTreeMap<usize, u32>; 2],
 }
 
 impl Clients {
     /// The clients of a profile.
-    pub fn new(profile: &Profile, rng: Prng) -> Self {
-        let client = || Client { routes: Routes::default(), underway: None, seen: BTreeMap::new() };
+    pub fn new(profile: &Profile, rng: Prng, extra: Prng) -> Self {
+        let client =
+            || Client { routes: Routes::default(), underway: None, rest: None, seen: BTreeMap::new() };
         Self {
             list: (0..profile.clients).map(|_| client()).collect(),
             rng,
+            extra,
+            wide: profile.extras.wide,
             keys: profile.keys,
             expiring: profile.expiring,
             next_value: 1,
             next_call: 1,
             order: 0,
             attempts: BTreeMap::new(),
+            questions: BTreeMap::new(),
             open: BTreeMap::new(),
             history: History::default(),
             expiries: Expiries::default(),
             stopped: false,
             final_reads: Vec::new(),
-            final_scan: None,
-            scanned: BTreeMap::new(),
+            final_values: BTreeMap::new(),
+            final_scans: Vec::new(),
+            scanned: Default::default(),
         }
     }
 
     /// Whether no client waits for anything.
     pub fn are_idle(&self) -> bool {
-        let is_read = self.final_reads.is_empty() && self.final_scan.is_none();
-        is_read && self.list.iter().all(|c| c.underway.is_none())
+        let is_read = self.final_reads.is_empty() && self.final_scans.is_empty();
+        is_read && self.list.iter().all(|c| c.underway.is_none() && c.rest.is_none())
     }
 
     /// An attempt arrived when its store's wall clock showed this.
@@ -215,6 +182,11 @@ impl Clients {
         if let Some(attempt) = self.attempts.get_mut(&call) {
             attempt.arrived_ms = unix_ms;
         }
+    }
+
+    /// What a client knows of routes.
+    pub(super) fn routes(&mut self, client: usize) -> &mut Routes {
+        &mut self.list[client].routes
     }
 
     /// A client forgets who leads what.
@@ -237,19 +209,28 @@ impl Clients {
     /// What is still to be read at the end.
     fn next_last(&mut self) -> Option<Wish> {
         let key = self.final_reads.pop();
-        key.map(Wish::Get).or_else(|| Some(Wish::Scan(self.final_scan.take()?, self.keys)))
+        key.map(Wish::Get).or_else(|| self.final_scans.pop().map(Wish::Walk))
     }
 
-    /// A part of the full scan was read.
-    fn scanned(&mut self, seen: &[(usize, Action)]) {
-        for (key, _) in seen {
-            *self.scanned.entry(*key).or_default() += 1;
+    /// What is left at the end was read.
+    fn read_last(&mut self, wish: &Wish, found: &[(usize, Action)], pairs: &[(Bytes, Bytes)]) {
+        match (wish, found) {
+            (Wish::Get(key), [(_, Action::Read(value))]) => {
+                self.final_values.insert(*key, *value);
+            }
+            (Wish::Walk(walk), _) => {
+                let scanned = &mut self.scanned[usize::from(walk.reverse)];
+                let keys = pairs.iter().map(|(key, _)| key_number(key).unwrap_or(usize::MAX));
+                keys.for_each(|key| *scanned.entry(key).or_default() += 1);
+            }
+            _ => {}
         }
-        let next = seen.iter().map(|(key, _)| key + 1).max();
-        self.final_scan = next.filter(|next| *next < self.keys);
     }
 
     fn draw_wish(&mut self, client: usize) -> Wish {
+        if self.wide && self.extra.chance(1, 5) {
+            return self.draw_wide();
+        }
         let key = self.rng.index(self.keys);
         let value = Value(self.next_value);
         match self.rng.below(10) {
@@ -271,8 +252,36 @@ impl Clients {
 
     /// Whether values of a key may live for a time. A compare-and-swap goes by the time of its entry and a read by
     /// the reader's, so that such keys are never swapped: no single order of both need exist.
-    fn expires(&self, key: usize) -> bool {
+    pub fn expires(&self, key: usize) -> bool {
         self.expiring > 0 && key.is_multiple_of(self.expiring)
+    }
+
+    /// Something about keys of several regions.
+    fn draw_wide(&mut self) -> Wish {
+        let rng = &mut self.extra;
+        let from = rng.index(self.keys);
+        let to = (from + 1 + rng.index(self.keys)).min(self.keys);
+        let mut keys: Vec<usize> = (0..1 + rng.below(6)).map(|_| rng.index(self.keys)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        match rng.below(20) {
+            0 => Wish::DeleteRange(from, to),
+            1..=6 => Wish::BatchGet(keys),
+            7..=12 => {
+                let pairs = keys.into_iter().map(|key| {
+                    self.next_value += 1;
+                    (key, Value(self.next_value - 1))
+                });
+                Wish::Put(pairs.collect(), 0)
+            }
+            _ => {
+                let all = rng.chance(1, 3);
+                let range = KeyRange::new(key_bytes(from), key_bytes(to));
+                let left = bounded(&if all { KeyRange::default() } else { range });
+                let (reverse, page_pairs) = (rng.chance(1, 2), *rng.pick(&[1, 2, 5, usize::MAX]));
+                Wish::Walk(Walk { left, reverse, page_pairs })
+            }
+        }
     }
 
     /// One pair, or a few of neighbouring keys.
@@ -302,10 +311,16 @@ impl World {
         }
     }
 
-    /// Client 0 reads every key once more, and then scans them all.
+    /// Client 0 reads every key once more, and then scans them all, in either direction.
     pub fn read_everything(&mut self) {
         self.clients.final_reads = (0..self.clients.keys).collect();
-        self.clients.final_scan = Some(0);
+        let rng = &mut self.clients.extra;
+        let scan = |reverse| Walk {
+            left: bounded(&KeyRange::default()),
+            reverse,
+            page_pairs: *rng.pick(&[1, 3, usize::MAX]),
+        };
+        self.clients.final_scans = [false, true].map(scan).into();
         self.plan(0, Event::Client(ClientEvent::Next(0)));
     }
 
@@ -318,6 +333,8 @@ impl World {
             ClientEvent::ReadOn(call, life) => self.read_on(call, life),
             ClientEvent::Told(call, outcome) => self.on_told(call, outcome),
             ClientEvent::TimeOut(call) => self.on_told(call, Outcome::Unknown),
+            ClientEvent::Question(call) => self.on_question(call),
+            ClientEvent::Routed(call, told) => self.on_routed(call, told),
             ClientEvent::Expire(key, value) => {
                 let order = self.clients.next_order();
                 self.clients.history.add(key, Expiries::operation(order, value));
@@ -330,12 +347,12 @@ impl World {
         if clients.list[client].underway.is_some() {
             return;
         }
-        let last = clients.next_last();
-        let is_last = last.is_some();
-        let wish = match last {
+        let rest = clients.list[client].rest.take();
+        let last = rest.or_else(|| clients.next_last().map(|wish| (wish, true)));
+        let (wish, is_last) = match last {
             Some(wish) => wish,
             None if clients.stopped => return,
-            None => clients.draw_wish(client),
+            None => (clients.draw_wish(client), false),
         };
         if clients.rng.chance(self.profile.forget_percent, 100) {
             clients.forget_routes(client);
@@ -355,6 +372,20 @@ impl World {
 
     fn attempt(&mut self, client: usize) {
         let Some(underway) = &self.clients.list[client].underway else { return };
+        let position = underway.wish.position();
+        let percent = self.profile.extras.asked_routes_percent;
+        if percent > 0
+            && self.clients.list[client].routes.find(&position).is_none()
+            && self.clients.extra.chance(percent, 100)
+        {
+            return self.ask_for_routes(client, position);
+        }
+        self.attempt_routed(client);
+    }
+
+    /// An attempt of a client that knows a route, or gets one from the operator.
+    pub(super) fn attempt_routed(&mut self, client: usize) {
+        let Some(underway) = &self.clients.list[client].underway else { return };
         let wish = underway.wish.clone();
         let Some(attempt) = self.address(client, wish) else {
             return self.after_failure(client, FailureKind::NoPlacement, 0, None);
@@ -371,19 +402,19 @@ impl World {
 
     /// Decides whom to ask, by the client's routes or by what the operator knows.
     fn address(&mut self, client: usize, wish: Wish) -> Option<Attempt> {
-        let key = key_bytes(wish.key());
-        if self.clients.list[client].routes.find(&key).is_none() {
-            let (region, leader) = self.operator.find(&key)?;
+        let position = wish.position();
+        if self.clients.list[client].routes.find(&position).is_none() {
+            let (region, leader) = self.operator.find(&position)?;
             let learned = self.clients.list[client].routes.insert(region, leader);
             learned.unwrap_or_else(|what| self.violate(what));
         }
         let clients = &mut self.clients;
-        let route = clients.list[client].routes.find(&key)?.clone();
+        let route = clients.list[client].routes.find(&position)?.clone();
         let replica = !wish.is_write() && clients.rng.chance(self.profile.replica_read_percent, 100);
         let strays = clients.rng.chance(self.profile.stray_percent, 100);
         let peer = if replica || strays { *clients.rng.pick(&route.region.peers) } else { route.target()? };
-        let wish = clipped(wish, &route.region.range);
-        let command = command_of(&wish, &route.region.range, self.profile.value_bytes_max);
+        let wish = wish.clipped(&route.region.range);
+        let command = wish.command(&route.region.range, self.profile.value_bytes_max);
         let named = if clients.rng.chance(1, 2) { peer.id } else { PeerId::ZERO };
         let context = RegionContext {
             region: route.region.id,
@@ -453,7 +484,7 @@ impl World {
     }
 
     /// The retry plan decides what follows.
-    fn after_failure(
+    pub(super) fn after_failure(
         &mut self,
         client: usize,
         kind: FailureKind,
@@ -499,10 +530,18 @@ impl World {
                 let gone_us = now + ttl_s * 1_000_000;
                 pairs.iter().for_each(|(_, value)| self.clients.expiries.written(*value, gone_us));
             }
+            let pairs = match &outcome {
+                Outcome::Read(_, pairs) => pairs.clone(),
+                _ => Vec::new(),
+            };
+            if known && (self.profile.extras.wide || underway.is_last) {
+                let rest = underway.wish.rest(&attempt.range, &pairs);
+                self.clients.list[client].rest = rest.map(|rest| (rest, underway.is_last));
+            }
             match self.observed(client, &attempt, outcome) {
                 Ok(seen) => {
-                    if underway.is_last && matches!(attempt.wish, Wish::Scan(..)) {
-                        self.clients.scanned(&seen);
+                    if underway.is_last {
+                        self.clients.read_last(&attempt.wish, &seen, &pairs);
                     }
                     for (key, action) in seen {
                         self.clients.history.add(key, operation(action));
@@ -518,7 +557,8 @@ impl World {
                 self.stats.unknown += 1;
             }
         }
-        let pause = if underway.is_last { 1 } else { 1 + self.clients.rng.below(self.profile.think_us_max) };
+        let goes_on = underway.is_last || self.clients.list[client].rest.is_some();
+        let pause = if goes_on { 1 } else { 1 + self.clients.rng.below(self.profile.think_us_max) };
         self.plan(pause, Event::Client(ClientEvent::Next(client)));
     }
 
@@ -559,8 +599,8 @@ impl World {
                 _ => Err(format!("a compare-and-swap of key {key} failed on the expected value")),
             },
             (Wish::Swap(key, expected, value), _) => Ok(vec![(*key, Action::Swap(*expected, *value))]),
-            (Wish::Get(_) | Wish::Scan(..), Outcome::Read(range, pairs)) => {
-                let found = read_actions(&range, &pairs, self.clients.keys)?;
+            (wish, Outcome::Read(range, pairs)) => {
+                let found = wish.found(&range, &pairs, self.clients.keys)?;
                 for (key, action) in &found {
                     if let Action::Read(value) = action {
                         seen.insert(*key, *value);
@@ -568,60 +608,7 @@ impl World {
                 }
                 Ok(found)
             }
-            (Wish::Get(_) | Wish::Scan(..), _) => Ok(Vec::new()),
+            (Wish::Get(_) | Wish::BatchGet(_) | Wish::Scan(..) | Wish::Walk(_), _) => Ok(Vec::new()),
         }
     }
-}
-
-/// A write of several keys, as far as the region holds them; the first one it does.
-fn clipped(wish: Wish, range: &KeyRange) -> Wish {
-    match wish {
-        Wish::Put(mut pairs, ttl_s) => {
-            pairs.retain(|(key, _)| range.contains(&key_bytes(*key)));
-            Wish::Put(pairs, ttl_s)
-        }
-        other => other,
-    }
-}
-
-/// The state machine's command for a wish, nothing for reads.
-fn command_of(wish: &Wish, range: &KeyRange, padding_max: u64) -> Bytes {
-    let stored = |value: &Value| value.encode((value.0.wrapping_mul(7_919) % padding_max) as usize);
-    match wish {
-        Wish::Put(pairs, ttl_s) => {
-            let pairs: Vec<(Bytes, Bytes)> =
-                pairs.iter().map(|(key, value)| (key_bytes(*key), stored(value))).collect();
-            let puts = pairs.iter().map(|(key, value)| Put { key, value, ttl_s: *ttl_s });
-            Command::Put(puts.collect()).encode()
-        }
-        Wish::Swap(key, expected, value) => {
-            let (key, new, old) = (key_bytes(*key), stored(value), stored(expected));
-            let expected = (*expected != Value(0)).then_some(&old[..]);
-            Command::CompareAndSwap { key: &key, expected, new: Some((&new, 0)) }.encode()
-        }
-        Wish::Delete(key) => Command::Delete(vec![&key_bytes(*key)]).encode(),
-        Wish::DeleteRange(from, to) => {
-            let part = KeyRange::new(key_bytes(*from), key_bytes(*to)).intersect(range);
-            Command::DeleteRange { start: &part.start, end: &part.end }.encode()
-        }
-        Wish::Get(_) | Wish::Scan(..) => Bytes::new(),
-    }
-}
-
-/// Every key of the range was read, those that are missing too.
-fn read_actions(
-    range: &KeyRange,
-    pairs: &[(Bytes, Bytes)],
-    keys: usize,
-) -> Result<Vec<(usize, Action)>, String> {
-    let mut found: BTreeMap<usize, Value> =
-        (0..keys).filter(|key| range.contains(&key_bytes(*key))).map(|key| (key, Value(0))).collect();
-    for (key, value) in pairs {
-        let slot = key_number(key).and_then(|number| found.get_mut(&number));
-        match (slot, Value::decode(value)) {
-            (Some(slot), Some(value)) => *slot = value,
-            _ => return Err(format!("a read returned the strange pair {key:?} = {value:?}")),
-        }
-    }
-    Ok(found.into_iter().map(|(key, value)| (key, Action::Read(value))).collect())
 }

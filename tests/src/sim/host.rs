@@ -12,12 +12,12 @@ use flotilla_raftstore::{
 };
 use flotilla_region::{ClusterId, StoreId};
 
-use super::clients::key_bytes;
 use super::clock::{GlobalTime, SimClock};
 use super::effects::{CallId, Effect, Effects, Life};
 use super::kv::KvMachine;
 use super::network::SimTransport;
 use super::profile::Profile;
+use super::wishes::key_bytes;
 use crate::check::agreement::Agreement;
 
 /// The cluster of every run.
@@ -200,7 +200,7 @@ impl Host {
         self.running.as_ref().map(|running| &running.store)
     }
 
-    /// A view of the disk's data now. What it shows is visited in place: visitors do not call the engine.
+    /// A checker's view of the disk's data now. What it shows is visited in place: visitors do not call the engine.
     pub fn engine_snapshot(&self) -> Arc<dyn EngineSnapshot> {
         self.engine.snapshot_in_place()
     }

@@ -208,6 +208,27 @@ impl World {
         self.operator.wanted.insert(id, wanted);
     }
 
+    /// Machines whose stores placement has removed are switched off. Sometimes another one joins instead, or the same one
+    /// with an empty disk.
+    pub(super) fn retire_removed(&mut self) {
+        let is_removed = |id: &StoreId| self.state_of(*id) == Some(StoreState::Tombstone);
+        for id in self.hosts.keys().copied().filter(is_removed).collect::<Vec<_>>() {
+            self.stop(id, "the store is removed");
+            let Some(host) = self.hosts.remove(&id) else { continue };
+            self.nemesis.forget(id);
+            self.operator.forget(id);
+            self.stats.removed += 1;
+            if self.nemesis.extra.chance(1, 2) {
+                self.profile.stores -= 1;
+                continue;
+            }
+            if self.nemesis.extra.chance(1, 2) {
+                self.vacant.push(host.address);
+            }
+            self.plan(0, Event::Join);
+        }
+    }
+
     /// Tells the leader of placement what state stores are to be in, until it says so itself.
     pub(super) fn set_store_states(&mut self) {
         for (id, state) in self.operator.wanted.clone() {

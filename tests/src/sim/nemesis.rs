@@ -1,25 +1,29 @@
 //! Makes faults, of the kinds that the profile allows, and orders splits, moves and transfers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use flotilla_engine::{Call, Engine, Fault as DiskFault, FaultKind, Faults, Prng};
+use flotilla_engine::{Engine, Prng};
 use flotilla_placement::{MoveOrder, StoreState};
 use flotilla_raftstore::{AdminCommand, PeerChange, PeerStatus};
 use flotilla_region::{Peer, PeerRole, RegionId, Space, StoreId};
 
 use super::ambush::Letters;
-use super::clients::key_bytes;
 use super::operator::Swap;
 use super::profile::Fault;
+use super::wishes::key_bytes;
 use super::world::{Event, World};
 
 /// The nemesis.
 pub struct Nemesis {
     pub(super) rng: Prng,
+    /// For what is drawn only with [`super::extras::Extras`].
+    pub(super) extra: Prng,
     active: bool,
     /// Stores whose disk it has broken.
     broken: BTreeSet<StoreId>,
+    /// Stores whose disk is full, and until when.
+    pub(super) full_until_us: BTreeMap<StoreId, u64>,
     /// Stores with a damaged record on their disk.
     rotten: BTreeSet<StoreId>,
     /// What may arrive late.
@@ -30,9 +34,10 @@ pub struct Nemesis {
 
 impl Nemesis {
     /// A nemesis that waits.
-    pub fn new(rng: Prng) -> Self {
+    pub fn new(rng: Prng, extra: Prng) -> Self {
         let (broken, rotten) = (BTreeSet::new(), BTreeSet::new());
-        Self { rng, active: false, broken, rotten, letters: Letters::default(), rests_until_us: 0 }
+        let (full_until_us, letters) = (BTreeMap::new(), Letters::default());
+        Self { rng, extra, active: false, broken, full_until_us, rotten, letters, rests_until_us: 0 }
     }
 
     /// Whether faults are made at present.
@@ -65,8 +70,14 @@ impl Nemesis {
         self.rotten.insert(store);
     }
 
+    /// Whether nobody has made room on a store's full disk yet.
+    pub(super) fn is_full(&self, store: StoreId, now_us: u64) -> bool {
+        self.full_until_us.get(&store).is_some_and(|until| now_us < *until)
+    }
+
     /// The store is no more.
     pub(super) fn forget(&mut self, store: StoreId) {
+        self.full_until_us.remove(&store);
         self.broken.remove(&store);
         self.rotten.remove(&store);
     }
@@ -83,6 +94,7 @@ impl World {
     /// Faults end: everything runs again, on healthy disks and a whole network.
     pub fn end_chaos(&mut self) {
         self.nemesis.active = false;
+        self.nemesis.full_until_us.clear();
         self.network.heal();
         for drained in self.operator.wanted.values_mut() {
             if self.nemesis.rng.chance(1, 2) {
@@ -282,6 +294,7 @@ impl World {
         let Some(host) = self.hosts.get_mut(&id).filter(|h| h.running.is_some()) else { return };
         host.paused_until_us = host.paused_until_us.max(now + us);
         self.stats.pauses += 1;
+        self.stats.long_pauses += u64::from(us >= 1_000_000);
         self.trace.note(now, &[32, id.0, us], || format!("store {id} stands still for {} ms", us / 1_000));
     }
 
@@ -434,38 +447,6 @@ impl World {
             self.profile.replicas = wanted.min(self.profile.stores as usize);
             self.stats.added += 1;
             self.plan(0, Event::Join);
-        }
-    }
-
-    fn spoil_disk(&mut self, id: StoreId, fail: bool) {
-        let rng = &mut self.nemesis.rng;
-        let calls = [Call::LogWrite, Call::LogSync, Call::LogFlush, Call::Write, Call::Flush, Call::Ingest];
-        let call = *rng.pick(&calls);
-        let faults = if fail {
-            let kind = if rng.chance(1, 3) { FaultKind::NoSpace } else { FaultKind::Io };
-            match kind {
-                FaultKind::NoSpace => self.stats.full_disks += 1,
-                FaultKind::Io => self.stats.disk_errors += 1,
-            }
-            Faults::none().fail(call, DiskFault { kind, after: rng.below(20), times: 1 })
-        } else {
-            self.stats.slow_disks += 1;
-            let us = *rng.pick(&[2_000, 20_000, 300_000]);
-            Faults::none().slow(Call::LogSync, us).slow(Call::LogRead, us / 20).slow(call, us)
-        };
-        let after = 300_000 + rng.below(2_000_000);
-        let now = self.now_us();
-        self.trace.note(now, &[36, id.0], || format!("disk of store {id}: {faults:?}"));
-        if fail {
-            self.nemesis.broken.insert(id);
-        }
-        self.hosts[&id].engine.set_faults(faults);
-        self.plan(after, Event::RepairDisk(id));
-    }
-
-    pub(super) fn repair_disk(&mut self, id: StoreId) {
-        if let Some(host) = self.hosts.get(&id) {
-            host.engine.set_faults(Faults::none());
         }
     }
 

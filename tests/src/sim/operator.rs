@@ -9,6 +9,7 @@ use flotilla_raftstore::{AdminCommand, PeerChange, PeerStatus, RequestError};
 use flotilla_region::{Peer, PeerId, PeerRole, Region, RegionId, Space, StoreId};
 
 use super::effects::{Answer, CallId, Callback, Effect};
+use super::wishes::Position;
 use super::world::{Event, World};
 
 /// Pause between looks.
@@ -83,9 +84,9 @@ impl Operator {
         self.wanted.remove(&store);
     }
 
-    /// The user region of a key, with its leader, as last seen.
-    pub fn find(&self, key: &[u8]) -> Option<(Region, Option<PeerId>)> {
-        let holds = |r: &Region| r.space == Space::User && r.range.contains(key);
+    /// The user region at a position, with its leader, as last seen.
+    pub fn find(&self, position: &Position) -> Option<(Region, Option<PeerId>)> {
+        let holds = |r: &Region| r.space == Space::User && position.is_in(r);
         let newest =
             self.leaders.values().filter(|s| holds(&s.region)).max_by_key(|s| s.region.epoch.version)?;
         Some(((*newest.region).clone(), Some(newest.leader)))
@@ -102,6 +103,9 @@ impl World {
     pub fn operate(&mut self) {
         self.plan(LOOK_US, Event::Operate);
         self.set_store_states();
+        if self.profile.extras.remove_drained {
+            self.retire_removed();
+        }
         let now = self.now_us();
         let ids: Vec<StoreId> = self.hosts.keys().copied().collect();
         for id in ids {

@@ -5,6 +5,8 @@ use flotilla_engine::Prng;
 use flotilla_placement::PlacementConfig;
 use flotilla_raftstore::StoreConfig;
 
+use super::extras::Extras;
+
 /// Delays and faults of the network.
 #[derive(Clone, Debug)]
 pub struct NetProfile {
@@ -112,6 +114,9 @@ const FAULTS: [(Fault, u64); 25] = [
     (Fault::Merge, 50),
 ];
 
+/// Time with faults in which there is room for pauses of up to 30 seconds.
+const LONG_US: u64 = 60_000_000;
+
 /// Entries that no log of a run reaches.
 const LOG_FORCE_NEVER: u64 = 100_000;
 
@@ -164,6 +169,8 @@ pub struct Profile {
     /// Test only: disks report a sync of `log` without doing it.
     #[cfg(feature = "planted")]
     pub skip_log_sync: bool,
+    /// Draws that not every run knows.
+    pub extras: Extras,
     /// What all stores have in common; each draws its own seed and workers.
     pub config: StoreConfig,
 }
@@ -209,12 +216,33 @@ impl Profile {
             faults,
             #[cfg(feature = "planted")]
             skip_log_sync: false,
+            extras: Extras::none(),
             config,
         };
         profile.draw_load(rng);
         draw_liveness(rng, &mut profile);
         draw_limits(&mut Prng::new(rng.clone().next_u64()), &mut profile.config);
         profile
+    }
+
+    /// Adds draws that not every run knows.
+    pub fn add(&mut self, extras: Extras) {
+        let config = &mut self.config;
+        config.placement.remove_drained = extras.remove_drained;
+        if extras.load_split_bytes > 0 {
+            if config.load_split_requests == StoreConfig::default().load_split_requests {
+                // Nothing of it was drawn.
+                config.load_split_requests = 0;
+                config.load_interval_ms = 500;
+                config.load_split_intervals = 2;
+                config.load_split_samples_min = 4;
+            }
+            config.load_split_bytes = extras.load_split_bytes;
+        }
+        if extras.long_pauses && self.chaos_us >= LONG_US && !self.faults.contains(&Fault::LongPause) {
+            self.faults.push(Fault::LongPause);
+        }
+        self.extras = extras;
     }
 
     /// Regions that are split because of what clients do to them, and those with which the cluster begins.
@@ -255,7 +283,7 @@ impl Profile {
     pub fn only(mut self, faults: &[Fault]) -> Self {
         self = self.calm();
         self.faults = faults.to_vec();
-        self.config.load_split_requests = 0;
+        (self.config.load_split_requests, self.config.load_split_bytes) = (0, 0);
         self.config.log_force_entries = LOG_FORCE_NEVER;
         self
     }
@@ -361,7 +389,7 @@ fn draw_config(rng: &mut Prng, replicas: usize) -> StoreConfig {
             report_wait_ms: 3_000,
             operator_expire_ms: 3_000,
             learner_stuck_ms: 10_000,
-            // A drained store may be wanted again.
+            // A drained store may be wanted again; see also `Extras`.
             remove_drained: false,
             merge_wait_ms: *rng.pick(&[500, 3_000, 600_000, 600_000]),
             ..PlacementConfig::default()

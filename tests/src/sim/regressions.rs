@@ -2,7 +2,7 @@
 //! short ones, `sim --regressions` all of them.
 //!
 //! What a seed means changes with every new draw of the simulator, so that a seed need not lead to its old finding any
-//! more. They are run all the same, for they are cheap.
+//! more. They are run all the same, for they are cheap; those from before [`super::extras`] without its draws.
 
 use super::run::{Options, Outcome, run_seed};
 
@@ -13,16 +13,18 @@ pub struct Regression {
     pub seed: u64,
     /// Simulated minutes with faults; 0 = as the seed draws.
     pub minutes: u64,
+    /// Found before the draws of [`super::extras`], and run without them.
+    pub early: bool,
     /// What it found.
     pub found: &'static str,
 }
 
 const fn short(seed: u64, found: &'static str) -> Regression {
-    Regression { seed, minutes: 0, found }
+    Regression { seed, minutes: 0, early: true, found }
 }
 
 const fn long(seed: u64, found: &'static str) -> Regression {
-    Regression { seed, minutes: 10, found }
+    Regression { seed, minutes: 10, early: true, found }
 }
 
 const WAITED: &str = "a peer whose region removed it before it had any data was never told so";
@@ -104,15 +106,16 @@ impl Regression {
 
     /// Runs the seed as it was run then.
     pub fn run(&self) -> Outcome {
-        run_seed(self.seed, Options { seconds: 60 * self.minutes, ..Options::default() })
+        run_seed(self.seed, Options { early: self.early, seconds: 60 * self.minutes, ..Options::default() })
     }
 
     /// The flags that replay it.
     pub fn flags(&self) -> String {
+        let early = if self.early { " --early" } else { "" };
         if self.is_short() {
-            format!("--seed {}", self.seed)
+            format!("--seed {}{early}", self.seed)
         } else {
-            format!("--seed {} --minutes {}", self.seed, self.minutes)
+            format!("--seed {} --minutes {}{early}", self.seed, self.minutes)
         }
     }
 }

@@ -6,6 +6,7 @@ use flotilla_raftstore::{RequestError, wire};
 use flotilla_region::{PeerId, Region};
 use flotilla_router::{Asked, Lesson, RegionCache, Route, learn};
 
+use super::wishes::Position;
 use crate::check::routes::check_routes;
 
 /// A client's routes.
@@ -15,9 +16,12 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// The route of a key.
-    pub fn find(&self, key: &[u8]) -> Option<&Route> {
-        self.cache.locate(key)
+    /// The route to a position.
+    pub fn find(&self, position: &Position) -> Option<&Route> {
+        match position {
+            Position::At(key) => self.cache.locate(key),
+            Position::Before(bound) => self.cache.locate_before(bound),
+        }
     }
 
     /// Placement told of a region.

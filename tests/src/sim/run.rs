@@ -5,13 +5,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use flotilla_engine::Prng;
 use flotilla_raftstore::PeerStatus;
-use flotilla_region::{PeerRole, Region, RegionId, keys};
+use flotilla_region::{PeerRole, Region, RegionId, StoreId, keys};
 
+use super::extras::Extras;
 use super::profile::{Fault, Profile};
 use super::stats::Stats;
 use super::world::World;
 use crate::check::durability::check_kept;
-use crate::check::leaks::{check_held, check_member, check_table};
+use crate::check::leaks::{check_held, check_log, check_member, check_table};
 use crate::check::linear::{Verdict, check};
 use crate::check::scan::check_scan;
 use crate::check::tiling::{check_tiling, regions_on};
@@ -22,6 +23,8 @@ const WARM_UP_US: u64 = 1_500_000;
 const REST_US_MAX: u64 = 60_000_000;
 /// How often it is asked whether it has.
 const REST_LOOK_US: u64 = 200_000;
+/// Looks in a row at which a mailbox at rest may have messages.
+const UNREAD_LOOKS: u32 = 3;
 
 /// How to run a seed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,6 +35,8 @@ pub struct Options {
     pub calm: bool,
     /// These actions of the nemesis, on a network without faults, instead of what the seed draws.
     pub only: Option<&'static [Fault]>,
+    /// Without what was added to the draws later, so that a seed means what it meant before.
+    pub early: bool,
     /// Simulated seconds with faults; 0 = as the seed draws.
     pub seconds: u64,
     /// A bug that is to be found.
@@ -59,14 +64,17 @@ pub struct Outcome {
 /// Runs one seed. A panic inside a store is a violation like any other.
 pub fn run_seed(seed: u64, options: Options) -> Outcome {
     let mut profile = Profile::draw(&mut Prng::new(seed ^ 0x5eed_5eed));
+    if options.seconds > 0 {
+        profile.chaos_us = options.seconds * 1_000_000;
+    }
+    if !options.early {
+        profile.add(Extras::draw(seed));
+    }
     if options.calm {
         profile = profile.calm();
     }
     if let Some(faults) = options.only {
         profile = profile.only(faults);
-    }
-    if options.seconds > 0 {
-        profile.chaos_us = options.seconds * 1_000_000;
     }
     #[cfg(feature = "planted")]
     super::planted::plant(options.planted);
@@ -132,12 +140,13 @@ fn play(world: &mut World) {
 impl World {
     /// Waits until nothing is left to do. `false` if the run has ended with a violation.
     fn come_to_rest(&mut self) -> bool {
+        self.unread.clear();
         let limit = self.now_us() + REST_US_MAX;
         let mut calm_looks = 0;
         while self.violation().is_none() {
             let next = self.now_us() + REST_LOOK_US;
             self.run_until(next);
-            let unrest = self.unrest();
+            let unrest = self.unrest().or_else(|| self.unread_mail());
             calm_looks = if unrest.is_none() { calm_looks + 1 } else { 0 };
             if calm_looks >= 3 {
                 return self.violation().is_none();
@@ -147,6 +156,19 @@ impl World {
             }
         }
         false
+    }
+
+    /// A worker whose mailbox was empty at none of the last looks. Periodic work puts messages there, which are soon read.
+    fn unread_mail(&mut self) -> Option<String> {
+        let workers = self.hosts.values().flat_map(|host| {
+            let workers = host.running.iter().flat_map(|running| running.workers.iter());
+            workers.enumerate().map(|(number, worker)| ((host.id, number), worker))
+        });
+        let with_mail = workers.filter(|(_, worker)| worker.turn.has_messages());
+        let unread = with_mail.map(|(of, _)| (of, 1 + self.unread.get(&of).copied().unwrap_or(0)));
+        self.unread = unread.collect();
+        let ((store, worker), looks) = self.unread.iter().find(|(_, looks)| **looks >= UNREAD_LOOKS)?;
+        Some(format!("worker {worker} of store {store} had mail at the last {looks} looks"))
     }
 
     /// Why the cluster is not at rest.
@@ -162,6 +184,10 @@ impl World {
                 return Some(format!("store {id} is not {state:?} yet"));
             }
         }
+        let drained = self.hosts.keys().find(|id| self.operator.is_drained(**id));
+        if let Some(id) = drained.filter(|_| self.profile.extras.remove_drained) {
+            return Some(format!("drained store {id} is not removed yet"));
+        }
         if !self.clients.are_idle() {
             return Some(format!("clients wait: {}", self.clients.waiting().join(", ")));
         }
@@ -175,6 +201,10 @@ impl World {
             let held = host.store().map(|store| check_held(host.id, &store.held(), views, files));
             if let Some(Err(why)) = held {
                 return Some(why);
+            }
+            let workers = host.running.iter().flat_map(|running| &running.workers);
+            if let Some(worker) = workers.clone().find(|worker| worker.turn.held() > 0) {
+                return Some(format!("{} of store {} keeps {}", worker.name, host.id, worker.turn.held()));
             }
             for region in regions_on(&*host.engine_snapshot()).ok()? {
                 if self.operator.is_drained(host.id) {
@@ -201,7 +231,16 @@ impl World {
             }
         }
         let left = |(store, found): &(_, Region)| check_member(*store, found, &regions[&found.id]).err();
-        regions.values().find_map(|region| self.unrest_of(region)).or_else(|| replicas.iter().find_map(left))
+        let unrest = regions.values().find_map(|region| self.unrest_of(region));
+        unrest.or_else(|| replicas.iter().find_map(left)).or_else(|| self.unrest_of_logs(&replicas))
+    }
+
+    fn unrest_of_logs(&self, replicas: &[(StoreId, Region)]) -> Option<String> {
+        self.hosts.values().find_map(|host| {
+            let here = replicas.iter().filter(|(store, _)| *store == host.id);
+            let peers = here.filter_map(|(store, region)| Some((region.id, region.peer_on(*store)?.id)));
+            check_log(host.id, &*host.engine, &peers.collect()).err()
+        })
     }
 
     fn unrest_of(&self, region: &Region) -> Option<String> {
@@ -251,7 +290,9 @@ impl World {
         if let Some((call, (store, _))) = forgotten {
             return Err(format!("store {store} never answered call {}", call.0));
         }
-        check_scan(self.profile.keys, &self.clients.scanned)?;
+        for met in &self.clients.scanned {
+            check_scan(met, &self.clients.final_values, |key| self.clients.expires(key))?;
+        }
         for (key, operations) in self.clients.history.keys() {
             check_kept(key, operations)?;
             match check(operations) {

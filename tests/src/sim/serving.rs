@@ -3,13 +3,16 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use flotilla_engine::Engine;
 use flotilla_kv::{Scan, View};
 use flotilla_raftstore::{Clock, LocalRead, ReadGrant, RegionContext, RegionLoad, RequestError};
 use flotilla_region::{KeyRange, Region, StoreId};
 
-use super::clients::{Attempt, ClientEvent, Outcome, Wish, key_bytes};
+use super::clients::{Attempt, ClientEvent, Outcome};
 use super::effects::{Answer, CallId, Callback, Life};
 use super::host::Reading;
+use super::wishes::{Position, Wish, key_bytes};
 use super::world::{Event, World};
 
 impl World {
@@ -110,7 +113,7 @@ impl World {
         let Some(attempt) = self.attempt_of(call) else { return };
         match reading {
             Some(Reading::Begun(read)) => {
-                let view = self.hosts[&id].engine_snapshot();
+                let view = self.hosts[&id].engine.snapshot();
                 let host = self.hosts.get_mut(&id).expect("found above");
                 host.readings.insert(call, Reading::Viewed(read, view));
                 self.go_on(call, life);
@@ -149,14 +152,11 @@ impl World {
         region: &Region,
         view: &dyn flotilla_engine::EngineSnapshot,
     ) -> Outcome {
-        let wanted = match attempt.wish {
-            Wish::Scan(from, to) => KeyRange::new(key_bytes(from), key_bytes(to)),
-            _ => {
-                let key = key_bytes(attempt.wish.key());
-                let mut end = key.to_vec();
-                end.push(0);
-                KeyRange::new(key, end)
-            }
+        let single = |key: Bytes| KeyRange::new(key.clone(), [&key[..], &[0]].concat());
+        let (wanted, reverse, limit) = match (&attempt.wish, attempt.wish.position()) {
+            (Wish::Scan(from, to), _) => (KeyRange::new(key_bytes(*from), key_bytes(*to)), false, usize::MAX),
+            (Wish::Walk(walk), _) => (walk.left.clone(), walk.reverse, walk.page_pairs),
+            (_, Position::At(key) | Position::Before(key)) => (single(key), false, usize::MAX),
         };
         let range = wanted.intersect(&region.range).intersect(&attempt.range);
         if range.is_empty() {
@@ -166,14 +166,23 @@ impl World {
                 range: region.range.clone(),
             });
         }
-        let scan = Scan { range: range.clone(), reverse: false, limit: usize::MAX, key_only: false };
-        match View::new(view, region, attempt.arrived_ms).scan(&scan) {
-            Ok(pairs) => {
-                let pairs = pairs.into_iter().map(|pair| (pair.key, pair.value)).collect();
-                Outcome::Read(range, pairs)
+        let view = View::new(view, region, attempt.arrived_ms);
+        let scan = Scan { range: range.clone(), reverse, limit, key_only: false };
+        let read = match &attempt.wish {
+            Wish::BatchGet(keys) => {
+                view.batch_get(&keys.iter().map(|key| key_bytes(*key)).collect::<Vec<_>>())
             }
-            Err(_) => Outcome::Unknown,
-        }
+            _ => view.scan(&scan),
+        };
+        let Ok(pairs) = read else { return Outcome::Unknown };
+        let last = pairs.last().filter(|_| pairs.len() >= limit).map(|pair| &pair.key);
+        // A full page ends with its last pair.
+        let range = match last {
+            Some(last) if reverse => KeyRange::new(last.clone(), range.end),
+            Some(last) => KeyRange::new(range.start, single(last.clone()).end),
+            None => range,
+        };
+        Outcome::Read(range, pairs.into_iter().map(|pair| (pair.key, pair.value)).collect())
     }
 }
 

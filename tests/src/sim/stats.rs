@@ -18,6 +18,8 @@ pub struct Stats {
     pub unknown: u64,
     /// Attempts that were refused and made again.
     pub retries: u64,
+    /// Questions for routes to stores.
+    pub route_questions: u64,
     /// Reads served under a lease.
     pub lease_reads: u64,
     /// Reads served by ReadIndex.
@@ -44,6 +46,8 @@ pub struct Stats {
     pub power_cuts: u64,
     /// Pauses and stalls.
     pub pauses: u64,
+    /// Pauses of a second or more.
+    pub long_pauses: u64,
     /// Cuts of the network.
     pub cuts: u64,
     /// Machines lost for good.
@@ -58,6 +62,10 @@ pub struct Stats {
     pub disk_errors: u64,
     /// Disks that were full.
     pub full_disks: u64,
+    /// Disks that stayed full for some time.
+    pub full_spells: u64,
+    /// Disks that failed to read.
+    pub failed_reads: u64,
     /// Disks that were slow.
     pub slow_disks: u64,
     /// Stores whose data took no writes any more.
@@ -66,6 +74,8 @@ pub struct Stats {
     pub rots: u64,
     /// Stores to be emptied.
     pub drains: u64,
+    /// Stores that were removed once they were empty.
+    pub removed: u64,
     /// Clocks that jumped.
     pub clock_jumps: u64,
     /// Compactions.
@@ -80,13 +90,14 @@ pub struct Stats {
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 34] {
+    pub fn list(&self) -> [(&'static str, u64); 39] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
             ("operations", self.operations),
             ("unknown", self.unknown),
             ("retries", self.retries),
+            ("route questions", self.route_questions),
             ("lease reads", self.lease_reads),
             ("index reads", self.index_reads),
             ("elections", self.elections),
@@ -100,6 +111,7 @@ impl Stats {
             ("kills", self.kills),
             ("power cuts", self.power_cuts),
             ("pauses", self.pauses),
+            ("long pauses", self.long_pauses),
             ("cuts", self.cuts),
             ("lost", self.lost),
             ("added", self.added),
@@ -107,10 +119,13 @@ impl Stats {
             ("fatal", self.fatal),
             ("disk errors", self.disk_errors),
             ("full disks", self.full_disks),
+            ("full spells", self.full_spells),
+            ("failed reads", self.failed_reads),
             ("slow disks", self.slow_disks),
             ("background errors", self.background_errors),
             ("rots", self.rots),
             ("drains", self.drains),
+            ("removed", self.removed),
             ("clock jumps", self.clock_jumps),
             ("compactions", self.compactions),
             ("sleeps", self.sleeps),
@@ -140,6 +155,7 @@ impl Stats {
         self.operations += other.operations;
         self.unknown += other.unknown;
         self.retries += other.retries;
+        self.route_questions += other.route_questions;
         self.lease_reads += other.lease_reads;
         self.index_reads += other.index_reads;
         self.elections += other.elections;
@@ -153,6 +169,7 @@ impl Stats {
         self.kills += other.kills;
         self.power_cuts += other.power_cuts;
         self.pauses += other.pauses;
+        self.long_pauses += other.long_pauses;
         self.cuts += other.cuts;
         self.lost += other.lost;
         self.added += other.added;
@@ -160,10 +177,13 @@ impl Stats {
         self.fatal += other.fatal;
         self.disk_errors += other.disk_errors;
         self.full_disks += other.full_disks;
+        self.full_spells += other.full_spells;
+        self.failed_reads += other.failed_reads;
         self.slow_disks += other.slow_disks;
         self.background_errors += other.background_errors;
         self.rots += other.rots;
         self.drains += other.drains;
+        self.removed += other.removed;
         self.clock_jumps += other.clock_jumps;
         self.compactions += other.compactions;
         self.sleeps += other.sleeps;

@@ -15,6 +15,7 @@ use prost::Message;
 use super::clients::{ClientEvent, Clients};
 use super::clock::GlobalTime;
 use super::effects::{Answer, Cause, Effect, Effects, Life};
+use super::extras::stream;
 use super::host::{FOUNDER, Host, address_of, join_request};
 use super::nemesis::Nemesis;
 use super::network::{Delivery, Network, StreamNews};
@@ -154,6 +155,8 @@ pub struct World {
     pub trace: Trace,
     /// Counts.
     pub stats: Stats,
+    /// Mailboxes that were not empty at rest, and at how many looks in a row.
+    pub(super) unread: BTreeMap<(StoreId, usize), u32>,
     violation: Option<String>,
 }
 
@@ -166,9 +169,9 @@ impl World {
         let hosts = BTreeMap::from([(founder.id, founder)]);
         let mut world = Self {
             network: Network::new(rng.fork(), profile.net.clone()),
-            clients: Clients::new(&profile, rng.fork()),
+            clients: Clients::new(&profile, rng.fork(), stream(seed, 2)),
             operator: Operator::new(rng.fork()),
-            nemesis: Nemesis::new(rng.fork()),
+            nemesis: Nemesis::new(rng.fork(), stream(seed, 1)),
             watch: Watch::default(),
             rng,
             global,
@@ -180,6 +183,7 @@ impl World {
             agreement: Arc::default(),
             trace: Trace::new(print),
             stats: Stats::default(),
+            unread: BTreeMap::new(),
             violation: None,
             profile,
         };

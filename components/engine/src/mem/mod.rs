@@ -187,7 +187,8 @@ impl MemEngine {
         self.shared.lock().files
     }
 
-    /// As [`Engine::snapshot`], for visitors that do not call the engine: its scans copy nothing and hold the disk.
+    /// As [`Engine::snapshot`], for checkers, whose visitors do not call the engine: its scans copy nothing and hold the
+    /// disk, and its reads are not among those that [`Faults`] make fail.
     pub fn snapshot_in_place(&self) -> Arc<dyn EngineSnapshot> {
         Arc::new(self.view(true))
     }
@@ -255,7 +256,7 @@ impl MemEngine {
 
     /// For checkers that look at the disk again and again: as [`Engine::log_scan`], but passes over pairs that an
     /// earlier call with these bounds has visited and that are still the same. A crash, a damaged record and a visitor
-    /// that ends the scan make the next call visit everything.
+    /// that ends the scan make the next call visit everything. It is not among the reads that [`Faults`] make fail.
     ///
     /// # Errors
     /// Those of a scan of `[start, end)`.
@@ -266,7 +267,10 @@ impl MemEngine {
     ) -> Result<()> {
         let news = {
             let mut disk = self.shared.lock();
-            disk.log_call(Call::LogRead)?;
+            if let Some(kind) = disk.log_failed {
+                return Err(kind.error(Call::LogRead));
+            }
+            disk.elapsed_us += disk.faults.latency_us(Call::LogRead);
             let news = disk.log_news.replace(Vec::new()).filter(|_| disk.rotten.1.is_empty());
             news.map(|keys| disk.log_pairs(keys, (start, end)))
         };
@@ -433,8 +437,16 @@ impl Disk {
         (survivors, steps.len())
     }
 
+    /// A read of `data` begins.
+    fn read_call(&mut self, checks: bool) -> Result<()> {
+        if checks {
+            self.elapsed_us += self.faults.latency_us(Call::Read);
+            return Ok(());
+        }
+        self.call(Call::Read).map_err(|kind| kind.error(Call::Read))
+    }
+
     fn read_data(&mut self, key: &[u8], at: Sequence) -> Result<Option<Bytes>> {
-        self.call(Call::Read).map_err(|kind| kind.error(Call::Read))?;
         self.check_readable(key)?;
         Ok(self.data.get(key, at))
     }
@@ -529,6 +541,7 @@ impl Engine for MemEngine {
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         let mut disk = self.shared.lock();
+        disk.read_call(false)?;
         let latest = disk.data.latest();
         disk.read_data(key, latest)
     }
@@ -590,7 +603,7 @@ impl Engine for MemEngine {
 struct MemSnapshot {
     shared: Arc<Mutex<Disk>>,
     at: Sequence,
-    /// Scans visit under the lock.
+    /// A checker's: scans visit under the lock, and faults make nothing fail.
     in_place: bool,
 }
 
@@ -610,7 +623,7 @@ impl MemSnapshot {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<()> {
         let mut disk = self.shared.lock();
-        disk.call(Call::Read).map_err(|kind| kind.error(Call::Read))?;
+        disk.read_call(self.in_place)?;
         if self.in_place {
             return disk.scan_in_place(bounds, reverse, self.at, visit);
         }
@@ -629,7 +642,9 @@ impl MemSnapshot {
 
 impl EngineSnapshot for MemSnapshot {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        self.shared.lock().read_data(key, self.at)
+        let mut disk = self.shared.lock();
+        disk.read_call(self.in_place)?;
+        disk.read_data(key, self.at)
     }
 
     fn scan(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<()> {

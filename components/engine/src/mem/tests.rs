@@ -70,7 +70,8 @@ fn a_view_in_place_shows_what_every_view_shows() {
     same((&[2], &[140]));
     assert!(met(&*in_place, (&[2], &[140]), true, 1000).1);
     engine.set_faults(Faults::none().fail(Call::Read, Fault::always(FaultKind::Io)));
-    same((&[2], &[140]));
+    assert_eq!(met(&*copied, (&[2], &[10]), false, 1000), (Vec::new(), true), "a read that fails");
+    assert_eq!(met(&*in_place, (&[2], &[10]), false, 1000).0.len(), 8, "a checker's does not");
 }
 
 fn file(engine: &MemEngine, key: &str) -> SstFile {

@@ -6,6 +6,7 @@
 
 use flotilla_region::{Peer, PeerRole, StoreId};
 
+use super::merge::is_to_merge;
 use super::replica::wanted_replicas;
 use super::round::{PeerHealth, Round, Site};
 use crate::{
@@ -86,6 +87,9 @@ pub(super) fn balance_regions(round: &mut Round<'_>) {
             continue;
         };
         let Some((from, to)) = best_move(round, info, leader, tolerance) else { continue };
+        if is_to_merge(round, info) {
+            continue;
+        }
         let plan = Move { from: from.id, from_store: from.store, to, join: None };
         if !start_move(round, info, leader, plan, Reason::BalanceRegions) {
             return;

@@ -43,28 +43,49 @@ fn is_small(info: &RegionInfo, config: &PlacementConfig) -> bool {
     info.is_counted() && info.bytes > 0 && info.bytes < config.merge_bytes && has_few
 }
 
+/// Whether two regions are not large together.
+fn fit(source: &RegionInfo, target: &RegionInfo, config: &PlacementConfig) -> bool {
+    let have_few = config.merge_keys == 0 || target.keys + source.keys <= 2 * config.merge_keys;
+    target.bytes > 0 && target.bytes + source.bytes <= 2 * config.merge_bytes && have_few
+}
+
 /// The leader of a region to which nothing happens or happened lately.
 fn calm_leader(round: &Round<'_>, info: &RegionInfo) -> Option<Peer> {
+    round.reachable_leader(info).filter(|_| is_quiet(round, info) && is_complete(round, info))
+}
+
+/// Whether a region has had its range for long and is not busy.
+fn is_quiet(round: &Round<'_>, info: &RegionInfo) -> bool {
     let most = round.config.merge_requests_max;
     let is_busy = info.is_hot || (most > 0 && info.rates.requests() >= most);
-    let is_calm = info.is_counted()
-        && !is_busy
-        && is_complete(round, info)
-        && round.shape_age_ms(info.region.id) >= round.config.merge_wait_ms;
-    round.reachable_leader(info).filter(|_| is_calm)
+    info.is_counted() && !is_busy && round.shape_age_ms(info.region.id) >= round.config.merge_wait_ms
+}
+
+/// Whether a small region is to become part of a neighbour, or a neighbour of it. Balance that took either of them away
+/// would undo what is done for the merge, and be undone in turn.
+pub(super) fn is_to_merge(round: &Round<'_>, info: &RegionInfo) -> bool {
+    let wants = |source: &RegionInfo, target: &RegionInfo| {
+        is_small(source, round.config)
+            && fit(source, target, round.config)
+            && strays(source, target).is_none_or(|(_, to)| round.is_placeable(source, to))
+    };
+    round.config.merge_regions
+        && is_quiet(round, info)
+        && neighbours(round, info)
+            .any(|other| is_quiet(round, other) && (wants(info, other) || wants(other, info)))
+}
+
+/// The regions before and after one.
+fn neighbours<'v>(round: &Round<'v>, info: &RegionInfo) -> impl Iterator<Item = &'v RegionInfo> {
+    let (space, range) = (info.region.space, &info.region.range);
+    let before = round.view.regions().before_key(space, &range.start);
+    let after = (!range.end.is_empty()).then(|| round.view.regions().by_key(space, &range.end)).flatten();
+    [before, after].into_iter().flatten()
 }
 
 /// The neighbour that takes the region over: one on the same stores rather than another, then the smaller one.
 fn best_target<'v>(round: &Round<'v>, source: &RegionInfo) -> Option<(&'v RegionInfo, Peer)> {
-    let (space, range) = (source.region.space, &source.region.range);
-    let before = round.view.regions().before_key(space, &range.start);
-    let after = (!range.end.is_empty()).then(|| round.view.regions().by_key(space, &range.end)).flatten();
-    let PlacementConfig { merge_bytes, merge_keys, .. } = *round.config;
-    let fits = |target: &&RegionInfo| {
-        let has_few = merge_keys == 0 || target.keys + source.keys <= 2 * merge_keys;
-        target.bytes > 0 && target.bytes + source.bytes <= 2 * merge_bytes && has_few
-    };
-    let candidates = [before, after].into_iter().flatten().filter(fits);
+    let candidates = neighbours(round, source).filter(|target| fit(source, target, round.config));
     let calm = candidates.filter_map(|target| Some((target, calm_leader(round, target)?)));
     calm.min_by_key(|(target, _)| (strays(source, target).is_some(), target.bytes, target.region.id))
 }

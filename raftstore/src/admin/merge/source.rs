@@ -264,10 +264,14 @@ impl Peer {
     /// Another store has seen the region become part of `target`, which had `version` then.
     pub(crate) fn on_told(&mut self, target: RegionId, version: u64, env: &mut Env) {
         let is_news = self.merge.told.is_none_or(|(_, known)| known < version);
-        if !matches!(self.phase, Phase::Live | Phase::Orphaned) || !is_news {
+        if !matches!(self.phase, Phase::Live | Phase::Orphaned | Phase::Uninitialised) || !is_news {
             return;
         }
         self.merge.told = Some((target, version));
+        if self.phase == Phase::Uninitialised {
+            // It has no range yet that a snapshot could take.
+            return;
+        }
         env.shared.ranges.lock().doom(self.id(), target);
     }
 
@@ -282,14 +286,16 @@ impl Peer {
     /// would give a life to.
     pub(crate) fn maybe_bury(&mut self, env: &mut Env) -> Result<(), flotilla_engine::Error> {
         let Some((target, version)) = self.merge.told else { return Ok(()) };
-        if !matches!(self.phase, Phase::Live | Phase::Orphaned) || self.has_child_to_bear(env) {
+        let is_empty = self.phase == Phase::Uninitialised;
+        let may_end = is_empty || matches!(self.phase, Phase::Live | Phase::Orphaned);
+        if !may_end || self.has_child_to_bear(env) {
             return Ok(());
         }
         let stored = env.shared.engine.get(&keys::region_state(target))?.and_then(RegionState::decode);
         let is_over = match stored {
             _ if planted!(SourceBuriedEarly) => true,
             Some(RegionState::Normal(here)) => {
-                here.epoch.version >= version && !here.range.overlaps(&self.region.range)
+                here.epoch.version >= version && (is_empty || !here.range.overlaps(&self.region.range))
             }
             Some(RegionState::Tombstone { .. }) => true,
             None => {
@@ -298,7 +304,9 @@ impl Peer {
                 let is_elsewhere = |known: &&RegionInfo| {
                     known.region.epoch.version >= version && known.region.peer_on(me).is_none()
                 };
-                let owner = directory.routes.by_key(self.region.space, &self.region.range.start);
+                // Nobody knows here which range one without data would have.
+                let (space, start) = (self.region.space, &self.region.range.start);
+                let owner = directory.routes.by_key(space, start).filter(|_| !is_empty);
                 let target_elsewhere = directory.routes.by_id(target).filter(is_elsewhere).is_some();
                 owner.filter(is_elsewhere).is_some()
                     || target_elsewhere && !PeerLog::has_any(&*env.shared.engine, target)?
