@@ -179,7 +179,7 @@ impl Default for StoreConfig {
             stale_peer_ms: 60_000,
             report_ms: 250,
             placement: flotilla_placement::PlacementConfig::default(),
-            store_liveness: false,
+            store_liveness: true,
             liveness_interval_ms: 330,
             liveness_duration_ms: 800,
             clock_drift_percent: 5,

@@ -164,7 +164,7 @@ async fn run(config: Config) -> Result<(), StartError> {
     let uuid = disk_uuid(&*engine, &dir)?;
     let node = Arc::new(Node::new(server, uuid, metrics, network));
     let (stop, stopped) = oneshot::channel();
-    tokio::spawn(serve(node.clone(), listener, stopped));
+    tokio::spawn(serve(node.clone(), listener, server.read_bytes_max, stopped));
     tokio::spawn(serve_status(node.clone(), status_listener));
     tracing::info!(version = VERSION, commit = COMMIT, address = %server.addr, "flotilla starts");
     let (cluster, pre_split) = (&server.cluster, &config.pre_split()?);
@@ -229,14 +229,14 @@ async fn listen(address: &str) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(named)
 }
 
-async fn serve(node: Arc<Node>, listener: TcpListener, stopped: oneshot::Receiver<()>) {
+async fn serve(node: Arc<Node>, listener: TcpListener, read_bytes_max: u64, stopped: oneshot::Receiver<()>) {
     let pd = PdService::new(node.clone());
     macro_rules! sized {
         ($server:expr) => {
             $server.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
         };
     }
-    let routes = Routes::new(sized!(TikvServer::new(KvService::new(node.clone()))))
+    let routes = Routes::new(sized!(TikvServer::new(KvService::new(node.clone(), read_bytes_max))))
         .add_service(sized!(PdServer::new(pd.clone())))
         .add_service(sized!(KeyspaceServer::new(pd.clone())))
         .add_service(sized!(ClusterServiceServer::new(ClusterAdmin::new(node.clone()))))

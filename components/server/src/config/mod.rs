@@ -89,6 +89,8 @@ pub struct ServerSection {
     pub runtime_threads: usize,
     /// Bytes that wait for one other store before frames to it are dropped.
     pub link_queue_bytes: usize,
+    /// Bytes that scans, batch gets and checksums may hold at a time.
+    pub read_bytes_max: u64,
     /// The process ends when its log, or a worker that owns regions, makes no progress for so long; 0 = never.
     pub hang_limit_ms: u64,
 }
@@ -106,6 +108,7 @@ impl Default for ServerSection {
             log: "info".into(),
             runtime_threads: 2,
             link_queue_bytes: 32 << 20,
+            read_bytes_max: 256 << 20,
             hang_limit_ms: 20_000,
         }
     }

@@ -10,26 +10,33 @@ use flotilla_region::{KeyRange, Region};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::door::{BUSY_WAIT, Door};
 use super::failure::Failure;
 use crate::threads::thread_cpu_us;
 
-/// A busy store is asked again for so long before the client is told: clients of the Rust family take that for final.
-const BUSY_WAIT: Duration = Duration::from_secs(1);
+/// A busy region is asked again so often before the client is told.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Of so many single reads the processor time of one is measured, and stands for all.
 const TIMED_OF: u64 = 16;
 
 /// One store's regions, for requests.
-#[derive(Clone)]
 pub struct Access {
     store: Store,
+    writes: Door,
+    reads: Door,
 }
 
 impl Access {
-    /// To the regions of `store`.
-    pub fn new(store: Store) -> Self {
-        Self { store }
+    /// To the regions of `store`; reads that are not of single keys may hold so many bytes.
+    pub fn new(store: Store, read_bytes_max: u64) -> Self {
+        let writes = Door::new(store.config().pending_bytes_max);
+        Self { store, writes, reads: Door::new(read_bytes_max) }
+    }
+
+    /// Where reads wait that may find much.
+    pub fn reads(&self) -> &Door {
+        &self.reads
     }
 
     /// The store.
@@ -57,6 +64,7 @@ impl Access {
     }
 
     async fn replicate(&self, context: RegionContext, command: Bytes) -> Result<Bytes, RequestError> {
+        let _place = self.writes.enter(command.len() as u64).await?;
         let give_up = Instant::now() + BUSY_WAIT;
         loop {
             let (tell, told) = oneshot::channel();

@@ -3,12 +3,13 @@
 mod access;
 mod batch;
 mod check;
+mod door;
 mod failure;
 mod read;
 mod write;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use flotilla_proto::kvrpcpb as rpc;
 use flotilla_proto::tikvpb::BatchCommandsRequest;
@@ -26,6 +27,8 @@ use failure::{Failure, Refusable};
 #[derive(Clone)]
 pub struct KvService {
     node: Arc<Node>,
+    read_bytes_max: u64,
+    open: Arc<OnceLock<Arc<Kv>>>,
 }
 
 /// The service of an open store.
@@ -35,14 +38,20 @@ struct Kv {
 }
 
 impl KvService {
-    /// Of this process.
-    pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
+    /// Of this process. Scans and the like may hold so many bytes.
+    pub fn new(node: Arc<Node>, read_bytes_max: u64) -> Self {
+        Self { node, read_bytes_max, open: Arc::default() }
     }
 
-    fn open(&self) -> Result<Kv, Status> {
-        let access = Access::new(self.node.store()?.clone());
-        Ok(Kv { access, node: self.node.clone() })
+    fn open(&self) -> Result<&Arc<Kv>, Status> {
+        if let Some(kv) = self.open.get() {
+            return Ok(kv);
+        }
+        let store = self.node.store()?.clone();
+        Ok(self.open.get_or_init(|| {
+            let access = Access::new(store, self.read_bytes_max);
+            Arc::new(Kv { access, node: self.node.clone() })
+        }))
     }
 
     async fn answer<T: Refusable, W: Future<Output = Result<T, Failure>>>(
@@ -51,7 +60,7 @@ impl KvService {
         work: impl FnOnce(Arc<Kv>) -> W,
     ) -> Result<Response<T>, Status> {
         let _timed = self.node.metrics.start(rpc);
-        let kv = Arc::new(self.open()?);
+        let kv = self.open()?;
         match work(kv.clone()).await {
             Ok(reply) => Ok(Response::new(reply)),
             Err(failure) => kv.refuse(failure).map(Response::new),
@@ -114,7 +123,7 @@ macro_rules! methods {
                 &self,
                 request: Request<Streaming<BatchCommandsRequest>>,
             ) -> Result<Response<Self::BatchCommandsStream>, Status> {
-                let kv = Arc::new(self.open()?);
+                let kv = self.open()?.clone();
                 Ok(Response::new(batch::serve(kv, request.into_inner())))
             }
         }

@@ -13,6 +13,9 @@ use super::failure::Failure;
 use super::{Kv, check};
 use crate::threads::thread_cpu_us;
 
+/// What a pair that is to be read counts as: nobody knows its size before.
+const PAIR_BYTES: u64 = 1 << 10;
+
 impl Kv {
     /// Whom a read may ask. A stale read may be answered by anybody at some old time; here it is answered at once by
     /// the leader, which promises more.
@@ -61,7 +64,7 @@ impl Kv {
         let (grant, now_ms) = self.access.grant(read).await?;
         request.keys.iter().try_for_each(|key| check_inside(read.context, &grant.region.range, key))?;
         let pairs = self
-            .blocking(grant, now_ms, move |view, load| {
+            .blocking(grant, now_ms, request.keys.len(), move |view, load| {
                 let pairs = view.batch_get(&request.keys)?;
                 load.read_keys(&request.keys, bytes_of(&pairs));
                 Ok(pairs)
@@ -84,7 +87,9 @@ impl Kv {
         };
         let (grant, now_ms) = self.access.grant(read).await?;
         check_routed(read, &grant, &scan)?;
-        let pairs = self.blocking(grant, now_ms, move |view, load| counted_scan(&view, &scan, load)).await?;
+        let pairs = self
+            .blocking(grant, now_ms, scan.limit, move |view, load| counted_scan(&view, &scan, load))
+            .await?;
         Ok(rpc::RawScanResponse { kvs: to_pairs(pairs), ..Default::default() })
     }
 
@@ -100,7 +105,9 @@ impl Kv {
         let scans: Vec<Scan> = ranges.map(|range| Scan { range, limit, key_only, reverse }).collect();
         let (grant, now_ms) = self.access.grant(read).await?;
         scans.iter().try_for_each(|scan| check_routed(read, &grant, scan))?;
-        let pairs = self.blocking(grant, now_ms, move |view, load| scan_all(&view, &scans, load)).await?;
+        let most = limit.saturating_mul(scans.len());
+        let pairs =
+            self.blocking(grant, now_ms, most, move |view, load| scan_all(&view, &scans, load)).await?;
         Ok(rpc::RawBatchScanResponse { kvs: to_pairs(pairs), ..Default::default() })
     }
 
@@ -116,7 +123,7 @@ impl Kv {
             request.ranges.into_iter().map(|r| KeyRange::new(r.start_key, r.end_key)).collect();
         let (grant, now_ms) = self.access.grant(read).await?;
         let sum = self
-            .blocking(grant, now_ms, move |view, load| {
+            .blocking(grant, now_ms, 0, move |view, load| {
                 let sum = view.checksum(&ranges)?;
                 for range in &ranges {
                     load.scanned(&range.start, &range.end, sum.bytes / ranges.len() as u64);
@@ -132,13 +139,16 @@ impl Kv {
         })
     }
 
-    /// Reads on a thread that may wait for the disk.
+    /// Reads up to `pairs` pairs on a thread that may wait for the disk.
     async fn blocking<T: Send + 'static>(
         &self,
         grant: ReadGrant,
         now_ms: u64,
+        pairs: usize,
         read: impl FnOnce(View<'_>, &Arc<RegionLoad>) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
+        let most = (pairs as u64).saturating_mul(PAIR_BYTES).min(SCAN_BYTES_MAX as u64);
+        let _place = self.access.reads().enter(most).await?;
         let region = grant.region.clone();
         let task = tokio::task::spawn_blocking(move || {
             let begun = thread_cpu_us();
