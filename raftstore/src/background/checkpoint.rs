@@ -15,10 +15,11 @@ use crate::time::Time;
 const FLUSH_LOG_AFTER_MS: u64 = 300;
 
 impl Background {
-    /// One cycle. The positions are taken before the flush begins, so every write they stand for had returned.
-    pub(super) fn checkpoint(&mut self, now: Time) {
+    /// One cycle. The positions are taken before the flush begins, so every write they stand for had returned. Whoever asked
+    /// for it has written something that may have no position.
+    pub(super) fn checkpoint(&mut self, is_asked: bool, now: Time) {
         let dirty: BTreeMap<(RegionId, PeerId), LogId> = std::mem::take(&mut *self.shared.dirty.lock());
-        if dirty.is_empty() {
+        if dirty.is_empty() && !is_asked {
             return;
         }
         let flushed = if planted!(TruncatedTooFar) { Ok(()) } else { self.shared.engine.flush() };

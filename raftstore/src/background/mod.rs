@@ -69,7 +69,7 @@ impl Background {
             }
             BackgroundMsg::Digest(task) => self.digests.push(task),
             BackgroundMsg::Checkpoint(done) => {
-                self.checkpoint(now);
+                self.checkpoint(true, now);
                 self.flush_log();
                 done();
             }
@@ -97,7 +97,7 @@ impl Turn for Background {
             let full = self.shared.engine.log_bytes() >= self.shared.config.checkpoint_log_bytes;
             if self.flush_log_at.is_none() && (full || now >= self.next_checkpoint) {
                 self.next_checkpoint = now.plus_ms(self.shared.config.checkpoint_interval_ms);
-                self.checkpoint(now);
+                self.checkpoint(false, now);
             }
         }
         if self.flush_log_at.is_some_and(|at| now >= at) {
