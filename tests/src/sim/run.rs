@@ -310,6 +310,7 @@ impl World {
     pub(super) fn final_stats(&mut self) -> Stats {
         let ids: Vec<_> = self.hosts.keys().copied().collect();
         ids.into_iter().for_each(|id| self.count_store(id));
+        self.stats.births = self.watch.gaps.measured.0;
         self.stats
     }
 }

@@ -28,6 +28,8 @@ pub struct Stats {
     pub elections: u64,
     /// Splits.
     pub splits: u64,
+    /// Children whose first leader was waited for while nothing was in the way.
+    pub births: u64,
     /// Regions that were to be split because of their load.
     pub load_splits: u64,
     /// Writes refused because their region was too large.
@@ -88,7 +90,7 @@ pub struct Stats {
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 38] {
+    pub fn list(&self) -> [(&'static str, u64); 39] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -100,6 +102,7 @@ impl Stats {
             ("index reads", self.index_reads),
             ("elections", self.elections),
             ("splits", self.splits),
+            ("births", self.births),
             ("load splits", self.load_splits),
             ("crowded writes", self.crowded_writes),
             ("merges", self.merges),
@@ -157,6 +160,7 @@ impl Stats {
         self.index_reads += other.index_reads;
         self.elections += other.elections;
         self.splits += other.splits;
+        self.births += other.births;
         self.load_splits += other.load_splits;
         self.crowded_writes += other.crowded_writes;
         self.merges += other.merges;
