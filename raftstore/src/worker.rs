@@ -759,8 +759,8 @@ impl Turn for RaftWorker {
 
     /// Peers that somebody waits for, and removed ones whose log is not gone.
     fn held(&self) -> usize {
-        let is_asked = |peer: &&Box<Peer>| !peer.writes.is_idle() || !peer.reads.is_idle();
-        self.peers.values().filter(is_asked).count() + self.dead.len()
+        let is_asked = |peer: &Peer| !peer.writes.is_idle() || !peer.reads.is_idle();
+        self.peers.values().filter(|peer| is_asked(peer)).count() + self.dead.len()
     }
 
     fn deadline(&self) -> Time {

@@ -110,7 +110,7 @@ impl World {
             .and_then(|()| watch.graves.check(store, status))
             .and_then(|()| watch.identities.check(region));
         if status.is_leader {
-            watch.gaps.on_leader(region.id, self.global.now_us());
+            watch.gaps.on_leader(region.id, self.global.now_us(), self.profile.prompt_us_max());
         } else {
             watch.gaps.on_follower(store, region.id);
         }
