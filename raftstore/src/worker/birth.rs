@@ -32,7 +32,11 @@ impl RaftWorker {
         }
         let Some(me) = region.peer_on(self.env.shared.origin.store).copied() else { return Ok(()) };
         self.dead.remove(&(region.id, me.id));
-        let early = self.take_away(&region.id);
+        let mut early = self.take_away(&region.id);
+        if let Some(early) = early.as_mut().filter(|peer| peer.info().id == me.id) {
+            // What it answered in this turn is sent all the same: a vote that nobody hears of costs an election timeout.
+            early.drive(&mut self.env);
+        }
         let mut adopted = early.as_ref().filter(|p| p.info().id == me.id).map(|p| p.node.hard_state());
         if let Some(state) = adopted.as_mut().filter(|_| planted!(SplitOverVote)) {
             state.vote = PeerId::ZERO;

@@ -5,6 +5,7 @@ pub mod agreement;
 pub mod durability;
 pub mod elections;
 pub mod expiry;
+pub mod gaps;
 pub mod graves;
 pub mod history;
 pub mod identities;

@@ -54,6 +54,8 @@ impl World {
             self.nemesis.has_spoiled(id);
         }
         self.hosts[&id].engine.set_faults(faults);
+        let spoiled = self.nemesis.spoiled_until_us.entry(id).or_default();
+        *spoiled = (*spoiled).max(now + after);
         self.plan(after, Event::RepairDisk(id));
     }
 

@@ -22,6 +22,8 @@ pub struct Extras {
     pub load_split_bytes: u64,
     /// Processes stand still for 1 to 30 seconds, where the run is long enough to go on after that.
     pub long_pauses: bool,
+    /// A child's first leader is waited for, which takes looks at the stores.
+    pub births: bool,
 }
 
 impl Extras {
@@ -40,6 +42,7 @@ impl Extras {
             asked_routes_percent: *rng.pick(&[0, 50, 100, 100]),
             load_split_bytes: *rng.pick(&[0, 0, 500, 3_000, 20_000]),
             long_pauses: rng.chance(1, 3),
+            births: true,
         }
     }
 }

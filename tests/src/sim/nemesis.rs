@@ -22,6 +22,8 @@ pub struct Nemesis {
     active: bool,
     /// Stores whose disk it has broken.
     broken: BTreeSet<StoreId>,
+    /// Stores whose disk is slow or fails, and until when.
+    pub(super) spoiled_until_us: BTreeMap<StoreId, u64>,
     /// Stores whose disk is full, and until when.
     pub(super) full_until_us: BTreeMap<StoreId, u64>,
     /// Stores with a damaged record on their disk.
@@ -36,8 +38,17 @@ impl Nemesis {
     /// A nemesis that waits.
     pub fn new(rng: Prng, extra: Prng) -> Self {
         let (broken, rotten) = (BTreeSet::new(), BTreeSet::new());
-        let (full_until_us, letters) = (BTreeMap::new(), Letters::default());
-        Self { rng, extra, active: false, broken, full_until_us, rotten, letters, rests_until_us: 0 }
+        Self {
+            rng,
+            extra,
+            active: false,
+            broken,
+            spoiled_until_us: BTreeMap::new(),
+            full_until_us: BTreeMap::new(),
+            rotten,
+            letters: Letters::default(),
+            rests_until_us: 0,
+        }
     }
 
     /// Whether faults are made at present.
@@ -68,6 +79,11 @@ impl Nemesis {
     pub(super) fn has_rotted(&mut self, store: StoreId) {
         self.broken.insert(store);
         self.rotten.insert(store);
+    }
+
+    /// Whether a store's disk is slow or fails.
+    pub(super) fn is_spoiled(&self, store: StoreId, now_us: u64) -> bool {
+        self.is_full(store, now_us) || self.spoiled_until_us.get(&store).is_some_and(|until| now_us < *until)
     }
 
     /// Whether nobody has made room on a store's full disk yet.

@@ -117,6 +117,8 @@ pub struct Network {
     silent: BTreeSet<(StoreId, StoreId)>,
     /// How much longer directions take.
     slow_us: BTreeMap<(StoreId, StoreId), u64>,
+    /// Ends of ways that were cut or slowed down.
+    troubled: BTreeSet<StoreId>,
     /// When the last frame of `(from, to, worker)` arrives.
     lanes: BTreeMap<(StoreId, StoreId, usize), u64>,
     streams: BTreeMap<u64, Stream>,
@@ -135,6 +137,7 @@ impl Network {
             cut: BTreeSet::new(),
             silent: BTreeSet::new(),
             slow_us: BTreeMap::new(),
+            troubled: BTreeSet::new(),
             lanes: BTreeMap::new(),
             streams: BTreeMap::new(),
             by_sender: BTreeMap::new(),
@@ -146,6 +149,7 @@ impl Network {
     /// Cuts the direction `from` → `to`.
     pub fn cut(&mut self, from: StoreId, to: StoreId) {
         self.cut.insert((from, to));
+        self.troubled.extend([from, to]);
     }
 
     /// Cuts the direction `from` → `to`, and its sender never learns what got lost.
@@ -154,9 +158,18 @@ impl Network {
         self.silent.insert((from, to));
     }
 
+    /// Stores that do not hear each other as they should, or did not of late, since this was last asked.
+    pub fn take_troubled(&mut self) -> BTreeSet<StoreId> {
+        let mut troubled = std::mem::take(&mut self.troubled);
+        let ways = self.cut.iter().chain(self.slow_us.keys());
+        troubled.extend(ways.flat_map(|(from, to)| [*from, *to]));
+        troubled
+    }
+
     /// Makes the direction `from` → `to` slower.
     pub fn slow_down(&mut self, from: StoreId, to: StoreId, more_us: u64) {
         self.slow_us.insert((from, to), more_us);
+        self.troubled.extend([from, to]);
     }
 
     /// A delay on the way `from` → `to`.

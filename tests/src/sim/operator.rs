@@ -92,6 +92,14 @@ impl Operator {
         Some(((*newest.region).clone(), Some(newest.leader)))
     }
 
+    /// A region that a store led when last seen, and that held keys of `region` then.
+    pub fn leads_keys_of(&self, store: StoreId, region: &Region) -> Option<RegionId> {
+        let led = self.peers.get(&store)?.values().filter(|status| status.is_leader);
+        let mut others = led.map(|status| &status.region).filter(|other| other.id != region.id);
+        let found = others.find(|o| o.space == region.space && o.range.overlaps(&region.range));
+        found.map(|other| other.id)
+    }
+
     /// The latest leader seen of every region that is not known to be gone.
     pub fn leaders(&self) -> impl Iterator<Item = &PeerStatus> {
         self.leaders.values()
@@ -106,15 +114,18 @@ impl World {
         if self.profile.extras.remove_drained {
             self.retire_removed();
         }
-        let now = self.now_us();
         let ids: Vec<StoreId> = self.hosts.keys().copied().collect();
-        for id in ids {
-            let Some(host) = self.hosts.get(&id) else { continue };
-            let Some(store) = host.store() else { continue };
-            let (effects, life) = (self.effects.clone(), host.life);
-            store.inspect(move |list| effects.push(id, life, Effect::Statuses(list)));
-            self.plan_turns(id, now);
-        }
+        ids.into_iter().for_each(|id| self.inspect(id));
+    }
+
+    /// Asks a store for the state of its peers.
+    pub(super) fn inspect(&mut self, id: StoreId) {
+        let now = self.now_us();
+        let Some(host) = self.hosts.get(&id) else { return };
+        let Some(store) = host.store() else { return };
+        let (effects, life) = (self.effects.clone(), host.life);
+        store.inspect(move |list| effects.push(id, life, Effect::Statuses(list)));
+        self.plan_turns(id, now);
     }
 
     /// A raft worker told the state of its peers.

@@ -310,6 +310,8 @@ impl World {
     pub(super) fn final_stats(&mut self) -> Stats {
         let ids: Vec<_> = self.hosts.keys().copied().collect();
         ids.into_iter().for_each(|id| self.count_store(id));
+        self.stats.births = self.watch.gaps.measured.0;
+        self.stats.late_births = self.watch.gaps.late;
         self.stats
     }
 }

@@ -2,8 +2,8 @@
 
 /// So many seeds together must have done everything that can be counted at least once.
 const SEEDS_FOR_ALL: u64 = 200;
-/// But for these: the one must not happen, and the other needs a write in the moment between a look and the split.
-const RARE: [&str; 2] = ["needless snapshots", "crowded writes"];
+/// But for these: some must not happen, and the others need a moment that few runs have.
+const RARE: [&str; 5] = ["needless snapshots", "crowded writes", "late births", "births", "failed reads"];
 
 /// Counts of one run, or of many together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +28,10 @@ pub struct Stats {
     pub elections: u64,
     /// Splits.
     pub splits: u64,
+    /// Children whose first leader was waited for while nothing was in the way.
+    pub births: u64,
+    /// Those of them that took longer than a few round trips.
+    pub late_births: u64,
     /// Regions that were to be split because of their load.
     pub load_splits: u64,
     /// Writes refused because their region was too large.
@@ -90,7 +94,7 @@ pub struct Stats {
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 39] {
+    pub fn list(&self) -> [(&'static str, u64); 41] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -102,6 +106,8 @@ impl Stats {
             ("index reads", self.index_reads),
             ("elections", self.elections),
             ("splits", self.splits),
+            ("births", self.births),
+            ("late births", self.late_births),
             ("load splits", self.load_splits),
             ("crowded writes", self.crowded_writes),
             ("merges", self.merges),
@@ -160,6 +166,8 @@ impl Stats {
         self.index_reads += other.index_reads;
         self.elections += other.elections;
         self.splits += other.splits;
+        self.births += other.births;
+        self.late_births += other.late_births;
         self.load_splits += other.load_splits;
         self.crowded_writes += other.crowded_writes;
         self.merges += other.merges;

@@ -6,8 +6,10 @@ use flotilla_proto::flotilla as pb;
 use flotilla_raftstore::{PeerStatus, RegionContext, wire};
 use flotilla_region::{KeyRange, PeerId, Region, RegionId, Space, StoreId, Term};
 
+use super::effects::Life;
 use super::world::{Event, World};
 use crate::check::elections::Elections;
+use crate::check::gaps::Gaps;
 use crate::check::graves::Graves;
 use crate::check::identities::Identities;
 use crate::check::leases::{Lease, check_leases};
@@ -20,6 +22,9 @@ use crate::check::tiling::{Disks, regions_on};
 
 /// Longest pause between looks.
 const LOOK_US_MAX: u64 = 40_000;
+
+/// A worker that is busy for longer is stalled.
+const STALL_US: u64 = 5_000;
 
 /// Shapes of one region that leases are asked for.
 const SHAPES_MAX: usize = 4;
@@ -48,6 +53,10 @@ pub struct Watch {
     disks: Disks,
     /// Contents by position.
     pub replicas: Replicas,
+    /// Children that nobody leads yet.
+    pub gaps: Gaps,
+    /// The life in which each store was last seen.
+    lives: BTreeMap<StoreId, Life>,
     /// Looks so far.
     pub looks: u64,
     /// Disks are damaged on purpose: what is on them proves nothing.
@@ -81,7 +90,9 @@ impl World {
         let pause = 1 + self.rng.below(LOOK_US_MAX);
         self.plan(pause, Event::Watch);
         self.watch.looks += 1;
-        if let Err(what) = self.look_at_leases().and_then(|()| self.look_at_disks()) {
+        let found =
+            self.look_at_leases().and_then(|()| self.look_at_disks()).and_then(|()| self.look_at_births());
+        if let Err(what) = found {
             self.violate(what);
         }
     }
@@ -98,6 +109,11 @@ impl World {
             .and_then(|()| watch.promises.check(status))
             .and_then(|()| watch.graves.check(store, status))
             .and_then(|()| watch.identities.check(region));
+        if status.is_leader {
+            watch.gaps.on_leader(region.id, self.global.now_us(), self.profile.prompt_us_max());
+        } else {
+            watch.gaps.on_follower(store, region.id);
+        }
         if let Err(what) = checked {
             self.violate(what);
         }
@@ -155,6 +171,7 @@ impl World {
             return Ok(());
         }
         let ids: Vec<StoreId> = self.hosts.keys().copied().collect();
+        let awaits_births = self.awaits_births();
         // What is on a damaged disk is nobody's word.
         let sound = |id: StoreId| !self.nemesis.is_rotten(id);
         for host in self.hosts.values().filter(|h| h.running.is_some() && sound(h.id)) {
@@ -168,6 +185,13 @@ impl World {
             let view = host.engine_snapshot();
             let regions = self.watch.disks.check(host.id, &*view)?;
             regions.iter().for_each(|region| remember_shape(&mut self.watch.shapes, region));
+            for region in regions {
+                if !self.watch.gaps.is_new(region.id) {
+                    continue;
+                }
+                let parent = self.operator.leads_keys_of(host.id, region).filter(|_| awaits_births);
+                self.watch.gaps.on_seen(host.id, region, parent, self.global.now_us());
+            }
             if !regions.is_empty() {
                 let region = self.rng.pick(regions);
                 self.watch.replicas.check(host.id, region, &*view)?;
@@ -175,5 +199,34 @@ impl World {
         }
         let host = self.rng.pick(&ids);
         self.watch.logs.check_news(*host, &self.hosts[host].engine)
+    }
+
+    /// Whether the time without a leader after a split can be bounded.
+    fn awaits_births(&self) -> bool {
+        self.profile.extras.births && !self.profile.clocks_lie && self.profile.net.slow_permille == 0
+    }
+
+    /// Looks for children without a leader.
+    fn look_at_births(&mut self) -> Result<(), String> {
+        if !self.awaits_births() {
+            return Ok(());
+        }
+        let now = self.now_us();
+        let mut troubled = self.network.take_troubled();
+        for host in self.hosts.values() {
+            let lives_on = self.watch.lives.insert(host.id, host.life).is_none_or(|life| life == host.life);
+            let stands = host.paused_until_us > now
+                || host.running.iter().flat_map(|r| &r.workers).any(|w| w.busy_until_us > now + STALL_US);
+            let is_spoiled = self.nemesis.is_spoiled(host.id, now) || self.nemesis.is_rotten(host.id);
+            if self.network.loss_permille > 0 || !lives_on || stands || is_spoiled || host.running.is_none() {
+                troubled.insert(host.id);
+            }
+        }
+        troubled.into_iter().for_each(|store| self.watch.gaps.on_trouble(store, now));
+        self.watch.gaps.check(now, self.profile.leaderless_us_max())?;
+        for id in self.watch.gaps.awaited() {
+            self.inspect(id);
+        }
+        Ok(())
     }
 }

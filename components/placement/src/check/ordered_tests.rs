@@ -1,4 +1,4 @@
-//! Moves that somebody asked for by hand.
+//! Moves that somebody asked for by hand, and what balance leaves to a merge.
 
 use super::*;
 use crate::{MoveOrder, MovePhase, MoveRefusal, OrderWait, order_move};
@@ -166,4 +166,17 @@ fn an_order_for_a_region_that_is_merged_away_fails() {
     world.report(&taker);
     assert_eq!(world.check(), []);
     assert_eq!(world.order(100, 2, 4), Err(MoveRefusal::RegionGone(RegionId(100))));
+}
+
+#[test]
+fn a_region_that_only_waits_for_its_merge_is_not_moved_away() {
+    let mut world = World::new(4);
+    (world.config.balance_leaders, world.config.merges_max) = (false, 0);
+    let mut infos = small_neighbours(&mut world, &[&[1, 2, 3][..]; 3]);
+    assert_eq!(world.check(), [], "its neighbour takes part in another merge");
+    for info in &mut infos {
+        info.is_hot = true;
+        world.report(info);
+    }
+    assert_eq!(world.check()[0].reason, Reason::BalanceRegions, "there is no merge to wait for");
 }

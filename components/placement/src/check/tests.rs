@@ -710,19 +710,6 @@ fn only_small_calm_measured_neighbours_of_the_user_space_merge() {
 }
 
 #[test]
-fn a_region_that_only_waits_for_its_merge_is_not_moved_away() {
-    let mut world = World::new(4);
-    (world.config.balance_leaders, world.config.merges_max) = (false, 0);
-    let mut infos = small_neighbours(&mut world, &[&[1, 2, 3][..]; 3]);
-    assert_eq!(world.check(), [], "its neighbour takes part in another merge");
-    for info in &mut infos {
-        info.is_hot = true;
-        world.report(info);
-    }
-    assert_eq!(world.check()[0].reason, Reason::BalanceRegions, "there is no merge to wait for");
-}
-
-#[test]
 fn a_region_takes_part_in_one_merge_at_a_time_and_only_so_many_run() {
     let mut world = World::new(3);
     world.config.merges_max = 2;
