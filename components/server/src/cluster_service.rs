@@ -66,11 +66,11 @@ impl ClusterAdmin {
     async fn admin(&self, store: &Store, request: pb::AdminRequest) -> Result<Vec<Region>, AdminError> {
         let id = RegionId(request.region_id);
         let give_up = Instant::now() + PASSING_TIMEOUT;
-        loop {
+        for attempt in 0.. {
             let info = store.directory().read().routes.by_id(id).cloned().ok_or(AdminError::NoRegion(id))?;
             let result = match info.leader_store() {
                 Some(leader) if leader == store.id().1 => {
-                    run(store, &info.region, request.command.as_ref()).await
+                    run(store, &info.region, request.command.as_ref(), attempt > 0).await
                 }
                 // Whoever forwarded it looks again who leads.
                 _ if request.forwarded => return Err(AdminError::NotHere(id)),
@@ -87,6 +87,7 @@ impl ClusterAdmin {
                 result => return result,
             }
         }
+        Err(AdminError::NotHere(id))
     }
 
     async fn forward(
@@ -173,8 +174,13 @@ impl AdminError {
     }
 }
 
-/// Carries a command out on a region that this store leads.
-async fn run(store: &Store, region: &Region, command: Option<&Command>) -> Result<Vec<Region>, AdminError> {
+/// Carries a command out on a region that this store leads; `again` if an earlier attempt may have been carried out.
+async fn run(
+    store: &Store,
+    region: &Region,
+    command: Option<&Command>,
+    again: bool,
+) -> Result<Vec<Region>, AdminError> {
     let peer_on = |id: u64| {
         let store = StoreId(id);
         region.peer_on(store).copied().ok_or(AdminError::NoPeer { region: region.id, store })
@@ -186,7 +192,7 @@ async fn run(store: &Store, region: &Region, command: Option<&Command>) -> Resul
             transfer(store, region, to).await
         }
         Command::AddPeerOnStore(to) => add_peer(store, region, StoreId(*to)).await,
-        Command::MergeSource(source) => merge(store, region, RegionId(*source)).await,
+        Command::MergeSource(source) => merge(store, region, RegionId(*source), again).await,
         Command::RemovePeerOnStore(from) => remove_peer(store, region, peer_on(*from)?).await,
     }
 }
@@ -250,8 +256,17 @@ async fn add_peer(store: &Store, region: &Region, to: StoreId) -> Result<Vec<Reg
 }
 
 /// The source in the shape that this store knows; if it has another one, the merge is undone and may be asked for again.
-async fn merge(store: &Store, region: &Region, source: RegionId) -> Result<Vec<Region>, AdminError> {
+async fn merge(
+    store: &Store,
+    region: &Region,
+    source: RegionId,
+    again: bool,
+) -> Result<Vec<Region>, AdminError> {
     let known = store.directory().read().routes.by_id(source).map(|info| info.region.clone());
+    if known.is_none() && again && store.merged_into(source).ok().flatten() == Some(region.id) {
+        // The earlier attempt was, though its answer said that the outcome was not known.
+        return Ok(vec![region.clone()]);
+    }
     let source = known.ok_or(AdminError::NoRegion(source))?;
     ask(store, region, AdminCommand::Merge(Box::new(source))).await
 }
