@@ -80,6 +80,8 @@ pub(crate) struct Shared {
     pub cached_bytes: Arc<AtomicU64>,
     /// Applied positions that changed since the last checkpoint, published after the write returned.
     pub dirty: Mutex<BTreeMap<(RegionId, PeerId), LogId>>,
+    /// Held while a split is written, and while a peer without data is removed: it may be a child of that split.
+    pub births: Mutex<()>,
     /// Regions that are out of service here, as reports tell.
     pub quarantine: Mutex<BTreeMap<RegionId, Vec<Quarantined>>>,
     pub counters: Counters,
@@ -116,6 +118,7 @@ impl Shared {
             pending_bytes: Arc::default(),
             cached_bytes: Arc::default(),
             dirty: Mutex::default(),
+            births: Mutex::default(),
             quarantine: Mutex::default(),
             counters: Counters::default(),
             fatal,

@@ -32,6 +32,7 @@ mod env;
 mod rest;
 mod stale;
 
+use birth::EarlyVotes;
 pub(crate) use env::Env;
 use rest::Unrest;
 use stale::Farewells;
@@ -61,6 +62,7 @@ pub(crate) struct RaftWorker {
     farewells: Farewells,
     /// Regions that are out of service.
     quarantine: Quarantine,
+    early_votes: EarlyVotes,
     /// Removed peers whose log goes once their tombstone is durable (rule W4).
     dead: BTreeSet<(RegionId, PeerId)>,
     next_tick: Time,
@@ -80,6 +82,7 @@ impl RaftWorker {
             unrest: Unrest::default(),
             farewells: Farewells::default(),
             quarantine: Quarantine::default(),
+            early_votes: EarlyVotes::default(),
             dead: BTreeSet::new(),
             next_tick: Time::default(),
             ticks: 0,
@@ -436,7 +439,10 @@ impl RaftWorker {
         {
             self.dead.insert((region, peer.info().id));
             let mut ranges = self.env.shared.ranges.lock();
-            ranges.forget(region);
+            if !peer.region.peers.is_empty() {
+                // A peer without data has no range; what there is belongs to one that a split is about to make.
+                ranges.forget(region);
+            }
             ranges.unreserve(region);
         }
         let buried = self.quarantine.on_destroyed(region, incarnation, &self.env);
@@ -530,6 +536,7 @@ impl RaftWorker {
         }
         self.pump_releases();
         self.finish_handovers();
+        self.early_votes.expire(self.env.now);
         if self.ticks.is_multiple_of(QUARANTINE_TICKS) {
             self.quarantine.ask_others(&mut self.env);
         }
@@ -684,10 +691,10 @@ impl Turn for RaftWorker {
         !self.mailbox.is_empty()
     }
 
-    /// Peers that somebody waits for, and removed ones whose log is not gone.
+    /// Peers that somebody waits for, removed ones whose log is not gone, and votes for ones that are not born.
     fn held(&self) -> usize {
         let is_asked = |peer: &Peer| !peer.writes.is_idle() || !peer.reads.is_idle();
-        self.peers.values().filter(|peer| is_asked(peer)).count() + self.dead.len()
+        self.peers.values().filter(|peer| is_asked(peer)).count() + self.dead.len() + self.early_votes.len()
     }
 
     fn deadline(&self) -> Time {

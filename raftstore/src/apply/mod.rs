@@ -23,7 +23,9 @@ use crate::history::{self, RegionEvent};
 use crate::liveness::LivenessMsg;
 use crate::machine::Overlay;
 use crate::mailbox::{Mailbox, Turn};
-use crate::msg::{AdminDone, Applied, ApplyMsg, ApplyTask, Callers, Incarnation, Quota, RaftMsg, WriteDone};
+use crate::msg::{
+    AdminDone, Applied, ApplyMsg, ApplyTask, Callers, Effect, Incarnation, Quota, RaftMsg, WriteDone,
+};
 use crate::shared::{Counters, Shared, worker_of};
 use crate::state::{LogId, RegionState};
 use crate::time::Time;
@@ -178,6 +180,9 @@ impl ApplyWorker {
         merged: Option<(RegionId, u64)>,
     ) -> Result<(), StoreError> {
         let region = descriptor.id;
+        if !self.appliers.contains_key(&region) {
+            return self.on_destroy_early(descriptor, peer, incarnation, merged);
+        }
         if let Some(applier) = self.appliers.remove(&region) {
             let (start, end) = keys::data_bounds(applier.region.space, &applier.region.range);
             self.round.batch.delete_range(&start, &end);
@@ -186,10 +191,45 @@ impl ApplyWorker {
             self.round.batch.delete(&keys::history(region));
             self.shared.machine(applier.region.space).on_region_change(&applier.region);
         }
+        let stored = readable(self.shared.engine.get(&keys::region_state(region)))?;
+        self.put_tombstone(descriptor, stored.and_then(RegionState::decode), peer, incarnation, merged);
+        Ok(())
+    }
+
+    /// Removes a peer that has no data. A split may give it its data at the same moment, by another worker: then it lives,
+    /// and is told again that it was removed. One of the two is written first, and what a split made is never hidden by
+    /// the tombstone of what was there before.
+    fn on_destroy_early(
+        &mut self,
+        descriptor: &Region,
+        peer: PeerId,
+        incarnation: Incarnation,
+        merged: Option<(RegionId, u64)>,
+    ) -> Result<(), StoreError> {
+        self.commit()?;
+        let shared = self.shared.clone();
+        let _births = shared.births.lock();
+        let stored = readable(shared.engine.get(&keys::region_state(descriptor.id)))?;
+        let stored = stored.and_then(RegionState::decode);
+        if matches!(stored, Some(RegionState::Normal(_))) {
+            return Ok(());
+        }
+        self.put_tombstone(descriptor, stored, peer, incarnation, merged);
+        self.write_round()
+    }
+
+    fn put_tombstone(
+        &mut self,
+        descriptor: &Region,
+        stored: Option<RegionState>,
+        peer: PeerId,
+        incarnation: Incarnation,
+        merged: Option<(RegionId, u64)>,
+    ) {
+        let region = descriptor.id;
         self.round.batch.delete(&keys::quarantine(region));
         let key = keys::region_state(region);
-        let stored = readable(self.shared.engine.get(&key))?;
-        let tombstone = match stored.and_then(RegionState::decode) {
+        let tombstone = match stored {
             Some(RegionState::Tombstone { epoch: older, members, .. })
                 if older.conf_ver > descriptor.epoch.conf_ver =>
             {
@@ -203,11 +243,17 @@ impl ApplyWorker {
             self.round.batch.put(&key, &tombstone.encode());
         }
         self.round.destroyed.push((region, peer, incarnation));
-        Ok(())
     }
 
     /// Writes the round, then tells everybody.
     fn commit(&mut self) -> Result<(), StoreError> {
+        let splits = |applied: &Applied| applied.effects.iter().any(|e| matches!(e, Effect::Split { .. }));
+        let shared = self.shared.clone();
+        let _births = self.round.applied.iter().any(splits).then(|| shared.births.lock());
+        self.write_round()
+    }
+
+    fn write_round(&mut self) -> Result<(), StoreError> {
         if !self.round.batch.is_empty() {
             self.shared.engine.write(&self.round.batch)?;
             Counters::add(&self.shared.counters.apply_batches, 1);

@@ -13,6 +13,7 @@ use crate::peer::log::PeerLog;
 use crate::peer::{NewPeer, Peer};
 use crate::quarantine::Bad;
 use crate::state::{LogId, RegionState};
+use crate::time::Time;
 use crate::wire::pb;
 
 /// What became of a peer that a message asks for.
@@ -21,6 +22,39 @@ enum Creation {
     Refused,
     /// `log` has entries of it, `data` nothing.
     HasLog,
+    /// A split has just made it, and the worker has not heard of that yet.
+    Unborn,
+}
+
+/// Votes that wait for peers about to be born, at most.
+const EARLY_MAX: usize = 64;
+/// For how long they wait.
+const EARLY_MS: u64 = 1_000;
+
+/// Questions for a vote that came between a split and the birth of the peer that is asked: unanswered they would be asked
+/// again after an election timeout only. Invariant: few, and none of them is old.
+#[derive(Default)]
+pub(super) struct EarlyVotes(Vec<(Time, PeerInfo, RegionEpoch, pb::RaftMessage)>);
+
+impl EarlyVotes {
+    fn put(&mut self, now: Time, from: PeerInfo, epoch: RegionEpoch, raft: pb::RaftMessage) {
+        if self.0.len() < EARLY_MAX {
+            self.0.push((now, from, epoch, raft));
+        }
+    }
+
+    fn take(&mut self, region: RegionId) -> Vec<(Time, PeerInfo, RegionEpoch, pb::RaftMessage)> {
+        self.0.extract_if(.., |(_, _, _, raft)| raft.region_id == region.0).collect()
+    }
+
+    /// Forgets those that have waited for too long.
+    pub(super) fn expire(&mut self, now: Time) {
+        self.0.retain(|(at, ..)| now.ms_since(*at) < EARLY_MS);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 impl RaftWorker {
@@ -52,7 +86,13 @@ impl RaftWorker {
         if campaign {
             let _ = peer.node.campaign();
         }
+        let id = peer.id();
         self.insert(peer);
+        for (_, from, epoch, raft) in self.early_votes.take(id) {
+            if let Some((peer, env)) = self.touch(id) {
+                deliver(peer, from, epoch, raft, env);
+            }
+        }
         Ok(())
     }
 
@@ -84,7 +124,10 @@ impl RaftWorker {
             Ok(Creation::HasLog) if in_the_way.is_empty() => {
                 self.on_orphan(region, to.id);
             }
-            Ok(Creation::HasLog | Creation::Refused) => {}
+            Ok(Creation::Unborn) if is_vote(kind) => {
+                self.early_votes.put(self.env.now, from, epoch, raft);
+            }
+            Ok(Creation::HasLog | Creation::Refused | Creation::Unborn) => {}
             Err(error) => self.on_damaged_record(region, None, to.id, error),
         }
     }
@@ -102,9 +145,12 @@ impl RaftWorker {
         let stored = engine.get(&keys::region_state(region))?.and_then(RegionState::decode);
         let removed = matches!(stored, Some(RegionState::Tombstone { peer, epoch: last, .. })
             if peer == me.id || epoch.conf_ver <= last.conf_ver);
-        let closing = self.dead.contains(&(region, me.id)) || matches!(stored, Some(RegionState::Normal(_)));
-        if removed || closing {
+        if removed || self.dead.contains(&(region, me.id)) {
             return Ok(Creation::Refused);
+        }
+        if let Some(RegionState::Normal(here)) = stored {
+            let is_unborn = here.peer(me.id).is_some();
+            return Ok(if is_unborn { Creation::Unborn } else { Creation::Refused });
         }
         if PeerLog::has_entries(&*engine, region, me.id)? {
             return Ok(Creation::HasLog);

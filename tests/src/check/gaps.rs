@@ -5,9 +5,8 @@
 //! child's voters, a majority together, have met no fault (they were killed or cut off, stood still, had a slow or a
 //! failing disk) since some seconds before. Births that something was in the way of are not judged.
 //!
-//! Counted is what takes longer than a few round trips; a violation is what takes longer than elections after that. Between
-//! the two lies a known loss: a store that gets a child's question for a vote just before its own split takes the early
-//! peer's place may give no answer, and the child asks again after an election timeout.
+//! It is a violation if that takes longer than a few round trips: a question for a vote, and an answer to it, is not lost
+//! when it meets the split on another store.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,8 +35,6 @@ pub struct Gaps {
     trouble_us: BTreeMap<StoreId, u64>,
     /// Children whose first leader was waited for without anything in the way, and the longest time that it took.
     pub measured: (u64, u64),
-    /// How many of them it took longer than a few round trips.
-    pub late: u64,
 }
 
 impl Gaps {
@@ -61,14 +58,12 @@ impl Gaps {
     }
 
     /// A peer leads a region.
-    pub fn on_leader(&mut self, region: RegionId, now_us: u64, late_us: u64) {
+    pub fn on_leader(&mut self, region: RegionId, now_us: u64) {
         self.known.insert(region);
         let Some(birth) = self.births.remove(&region) else { return };
         if self.is_undisturbed(&birth) {
             let (count, longest) = self.measured;
-            let took_us = now_us - birth.at_us;
-            self.measured = (count + 1, longest.max(took_us));
-            self.late += u64::from(took_us > late_us);
+            self.measured = (count + 1, longest.max(now_us - birth.at_us));
         }
     }
 
@@ -136,7 +131,7 @@ mod tests {
             change(&mut gaps);
             gaps
         };
-        assert!(!late(with(&|gaps| gaps.on_leader(RegionId(7), 10_050_000, 100_000))));
+        assert!(!late(with(&|gaps| gaps.on_leader(RegionId(7), 10_050_000))));
         assert!(!late(with(&|gaps| gaps.on_follower(StoreId(1), RegionId(2)))));
         assert!(!late(with(&|gaps| gaps.on_trouble(StoreId(1), 9_000_000))), "its parent's leader");
         assert!(late(with(&|gaps| gaps.on_trouble(StoreId(2), 10_100_000))), "a majority is left");

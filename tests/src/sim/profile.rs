@@ -267,13 +267,6 @@ impl Profile {
         self.config.peer_down_ms = *rng.pick(&[1_000, 4_000, 10_000]);
     }
 
-    /// How long a child may have no leader where nothing is in the way, at most: two elections that come to nothing, and
-    /// a prompt one.
-    pub fn leaderless_us_max(&self) -> u64 {
-        let election_us = 2 * self.config.election_ticks as u64 * self.config.tick_ms * 1_000;
-        2 * election_us + self.prompt_us_max()
-    }
-
     /// How long a child should have no leader where nothing is in the way: round trips for a vote before the vote and for the
     /// vote, and again for what they come too early for; the turns of workers between them; and the looks that tell.
     pub fn prompt_us_max(&self) -> u64 {

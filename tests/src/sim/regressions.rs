@@ -27,6 +27,14 @@ const fn long(seed: u64, found: &'static str) -> Regression {
     Regression { seed, minutes: 10, early: true, found }
 }
 
+const fn short_now(seed: u64, found: &'static str) -> Regression {
+    Regression { seed, minutes: 0, early: false, found }
+}
+
+const fn long_now(seed: u64, found: &'static str) -> Regression {
+    Regression { seed, minutes: 10, early: false, found }
+}
+
 const WAITED: &str = "a peer whose region removed it before it had any data was never told so";
 const REUSED: &str =
     "two machines at one address, the simulator's own mistake; placement drained the first as it should";
@@ -65,6 +73,15 @@ const EARLY: &str = "the simulator let values expire by the microsecond, stores 
 const CHAIN: &str = "a merged region that missed its merge waited for a target that had become part of another region since, \
      and kept that one's keys from it";
 const EMPTY: &str = "a replica that was taking in its first snapshot knew no members, and told a living voter that it was none";
+const HIDDEN: &str = "a peer without data was removed while a split gave it some: its tombstone hid a living region, whose \
+     range was given away";
+const TOLD: &str =
+    "a peer without data, told that its region had become part of another one, stayed for ever";
+const UNDONE: &str = "balance and the moves that align replicas for a merge undid each other for ever";
+const SWALLOWED: &str =
+    "the sender of a snapshot met a damaged record, and nobody took the region out of service";
+const UNSENT: &str = "the answer of a child's early peer to a vote was dropped when the split took its place";
+const UNHEARD: &str = "a vote that came between a split and the birth of the child was not answered";
 
 /// Every one of them.
 pub const REGRESSIONS: &[Regression] = &[
@@ -96,6 +113,14 @@ pub const REGRESSIONS: &[Regression] = &[
     long(2_002_197, EARLY),
     long(2_003_022, CHAIN),
     long(2_003_613, EMPTY),
+    short_now(2366, HIDDEN),
+    short_now(5302, TOLD),
+    short_now(278, UNDONE),
+    long_now(3_200_001, UNDONE),
+    short_now(473, SWALLOWED),
+    short_now(910, UNSENT),
+    short_now(710, UNHEARD),
+    short_now(1167, UNHEARD),
 ];
 
 impl Regression {

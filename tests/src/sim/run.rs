@@ -311,7 +311,6 @@ impl World {
         let ids: Vec<_> = self.hosts.keys().copied().collect();
         ids.into_iter().for_each(|id| self.count_store(id));
         self.stats.births = self.watch.gaps.measured.0;
-        self.stats.late_births = self.watch.gaps.late;
         self.stats
     }
 }

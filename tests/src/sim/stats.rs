@@ -3,7 +3,7 @@
 /// So many seeds together must have done everything that can be counted at least once.
 const SEEDS_FOR_ALL: u64 = 200;
 /// But for these: some must not happen, and the others need a moment that few runs have.
-const RARE: [&str; 5] = ["needless snapshots", "crowded writes", "late births", "births", "failed reads"];
+const RARE: [&str; 4] = ["needless snapshots", "crowded writes", "births", "failed reads"];
 
 /// Counts of one run, or of many together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,8 +30,6 @@ pub struct Stats {
     pub splits: u64,
     /// Children whose first leader was waited for while nothing was in the way.
     pub births: u64,
-    /// Those of them that took longer than a few round trips.
-    pub late_births: u64,
     /// Regions that were to be split because of their load.
     pub load_splits: u64,
     /// Writes refused because their region was too large.
@@ -94,7 +92,7 @@ pub struct Stats {
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 41] {
+    pub fn list(&self) -> [(&'static str, u64); 40] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -107,7 +105,6 @@ impl Stats {
             ("elections", self.elections),
             ("splits", self.splits),
             ("births", self.births),
-            ("late births", self.late_births),
             ("load splits", self.load_splits),
             ("crowded writes", self.crowded_writes),
             ("merges", self.merges),
@@ -167,7 +164,6 @@ impl Stats {
         self.elections += other.elections;
         self.splits += other.splits;
         self.births += other.births;
-        self.late_births += other.late_births;
         self.load_splits += other.load_splits;
         self.crowded_writes += other.crowded_writes;
         self.merges += other.merges;

@@ -110,7 +110,7 @@ impl World {
             .and_then(|()| watch.graves.check(store, status))
             .and_then(|()| watch.identities.check(region));
         if status.is_leader {
-            watch.gaps.on_leader(region.id, self.global.now_us(), self.profile.prompt_us_max());
+            watch.gaps.on_leader(region.id, self.global.now_us());
         } else {
             watch.gaps.on_follower(store, region.id);
         }
@@ -223,7 +223,7 @@ impl World {
             }
         }
         troubled.into_iter().for_each(|store| self.watch.gaps.on_trouble(store, now));
-        self.watch.gaps.check(now, self.profile.leaderless_us_max())?;
+        self.watch.gaps.check(now, self.profile.prompt_us_max())?;
         for id in self.watch.gaps.awaited() {
             self.inspect(id);
         }
