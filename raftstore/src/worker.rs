@@ -395,8 +395,9 @@ impl RaftWorker {
         else {
             return;
         };
-        if merged.is_some_and(|(target, _)| target.0 == ask.target) {
-            // What is asked for has happened: whoever asks still will be overtaken.
+        if merged.is_some_and(|(target, version)| target.0 == ask.target && ask.target_version < version) {
+            // What is asked for has happened: whoever asks still will be overtaken. Not so one that has come to expect it
+            // since then, on old news.
             return;
         }
         let Some(expected) = ask.source.as_ref().map(wire::region_from_wire) else { return };

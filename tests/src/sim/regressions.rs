@@ -75,6 +75,7 @@ const CHAIN: &str = "a merged region that missed its merge waited for a target t
 const EMPTY: &str = "a replica that was taking in its first snapshot knew no members, and told a living voter that it was none";
 const HIDDEN: &str = "a peer without data was removed while a split gave it some: its tombstone hid a living region, whose \
      range was given away";
+const TWICE: &str = "a region was asked, on old news, to take in a neighbour that was part of it already, and waited for it for ever";
 const TOLD: &str =
     "a peer without data, told that its region had become part of another one, stayed for ever";
 const UNDONE: &str = "balance and the moves that align replicas for a merge undid each other for ever";
@@ -113,6 +114,7 @@ pub const REGRESSIONS: &[Regression] = &[
     long(2_002_197, EARLY),
     long(2_003_022, CHAIN),
     long(2_003_613, EMPTY),
+    long_now(2_004_728, TWICE),
     short_now(2366, HIDDEN),
     short_now(5302, TOLD),
     short_now(278, UNDONE),

@@ -93,7 +93,11 @@ impl Peer {
         }
         for peer in &source.peers {
             let mut message = raft_message(source, self.me, *peer, None, false);
-            let ask = pb::MergeAsk { target: self.id().0, source: Some(wire::region_to_wire(source)) };
+            let ask = pb::MergeAsk {
+                target: self.id().0,
+                source: Some(wire::region_to_wire(source)),
+                target_version: self.region.epoch.version,
+            };
             message.merge = wire::merge_to_wire(pb::merge_message::Message::Ask(ask));
             env.post(peer.store, message);
         }
