@@ -116,6 +116,7 @@ pub const REGRESSIONS: &[Regression] = &[
     long(2_003_613, EMPTY),
     long_now(2_004_728, TWICE),
     short_now(2366, HIDDEN),
+    long_now(2_005_496, HIDDEN),
     short_now(5302, TOLD),
     short_now(278, UNDONE),
     long_now(3_200_001, UNDONE),
