@@ -332,6 +332,8 @@ pub(crate) enum ApplyMsg {
         peer: PeerId,
         incarnation: Incarnation,
         merged: Option<(RegionId, u64)>,
+        /// The peer has no data, unless a split brings it some at this moment.
+        early: bool,
     },
     /// Show that the worker lives.
     Prove(u64),

@@ -140,7 +140,7 @@ impl Quarantine {
             }
             None => Arc::new(Region { id, epoch, ..Region::default() }),
         };
-        env.apply(id, ApplyMsg::Destroy { descriptor, peer, incarnation, merged: None });
+        env.apply(id, ApplyMsg::Destroy { descriptor, peer, incarnation, merged: None, early: false });
     }
 
     /// The removal is written. Returns the peers whose logs may go once that is durable.

@@ -180,9 +180,6 @@ impl ApplyWorker {
         merged: Option<(RegionId, u64)>,
     ) -> Result<(), StoreError> {
         let region = descriptor.id;
-        if !self.appliers.contains_key(&region) {
-            return self.on_destroy_early(descriptor, peer, incarnation, merged);
-        }
         if let Some(applier) = self.appliers.remove(&region) {
             let (start, end) = keys::data_bounds(applier.region.space, &applier.region.range);
             self.round.batch.delete_range(&start, &end);
@@ -320,7 +317,10 @@ impl ApplyWorker {
                 self.commit()?;
                 self.on_install(*install)
             }
-            ApplyMsg::Destroy { descriptor, peer, incarnation, merged } => {
+            ApplyMsg::Destroy { descriptor, peer, incarnation, merged, early: true } => {
+                self.on_destroy_early(&descriptor, peer, incarnation, merged)
+            }
+            ApplyMsg::Destroy { descriptor, peer, incarnation, merged, early: false } => {
                 self.on_destroy(&descriptor, peer, incarnation, merged)
             }
             ApplyMsg::Prove(round) => {

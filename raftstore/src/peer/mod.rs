@@ -368,7 +368,8 @@ impl Peer {
         }
         self.abandon_sources(env);
         let (descriptor, merged) = (self.region.clone(), self.told());
-        env.apply(region, ApplyMsg::Destroy { descriptor, peer, incarnation, merged });
+        let destroy = ApplyMsg::Destroy { descriptor, peer, incarnation, merged, early: was_uninitialised };
+        env.apply(region, destroy);
     }
 }
 
