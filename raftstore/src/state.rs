@@ -81,6 +81,12 @@ impl RegionState {
     }
 }
 
+/// Whether `known` is a later membership than one of `conf_ver`, and without the peer that has told of that one. A peer
+/// that waits for its first data, or is just taking it in, has an epoch, and knows no members: it proves nothing.
+pub(crate) fn is_without(known: &Region, conf_ver: u64, peer: PeerId) -> bool {
+    !known.peers.is_empty() && conf_ver < known.epoch.conf_ver && known.peer(peer).is_none()
+}
+
 /// The rest of a tombstone: earlier versions wrote none.
 fn get_members(data: &mut Bytes) -> Option<Vec<PeerId>> {
     let mut members = Vec::with_capacity(data.len() / 8);

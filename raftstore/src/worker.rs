@@ -23,7 +23,7 @@ use crate::peer::log::PeerLog;
 use crate::peer::{NewPeer, Peer, Phase};
 use crate::placement::PlacementMsg;
 use crate::quarantine::{Bad, Quarantine};
-use crate::state::{LogId, RegionState};
+use crate::state::{LogId, RegionState, is_without};
 use crate::time::Time;
 use crate::wire::{self, HeartbeatCell};
 
@@ -294,7 +294,7 @@ impl RaftWorker {
             return peer.step((from, cell.message.from), cell.message, &mut self.env);
         }
         let Some((peer, env)) = self.touch(cell.region) else { return };
-        if stale::is_without(&peer.region, cell.epoch.conf_ver, cell.message.from) {
+        if is_without(&peer.region, cell.epoch.conf_ver, cell.message.from) {
             return;
         }
         peer.step((from, cell.message.from), cell.message, env);
@@ -601,12 +601,9 @@ impl RaftWorker {
 /// A message for a peer that is here.
 fn deliver(peer: &mut Peer, from: PeerInfo, epoch: RegionEpoch, raft: pb::RaftMessage, env: &mut Env) {
     let region = peer.id();
-    if stale::is_without(&peer.region, epoch.conf_ver, from.id) {
+    if is_without(&peer.region, epoch.conf_ver, from.id) {
         // It was removed and does not know: it would campaign for ever (trap T20).
-        let mut answer = raft_message(&peer.region, peer.info(), from, None, false);
-        answer.is_tombstone = true;
-        env.outbox.push(from.store, answer);
-        return;
+        return peer.tell_removed(from, env);
     }
     let range = KeyRange { start: raft.start_key, end: raft.end_key };
     let Some(message) = raft.message.and_then(wire::message_from_wire) else { return };

@@ -2,6 +2,8 @@
 
 #[path = "sim/damage.rs"]
 mod damage;
+#[path = "sim/play.rs"]
+mod play;
 #[path = "sim/rest.rs"]
 mod rest;
 #[path = "sim/stale.rs"]

@@ -1,7 +1,6 @@
 //! Leadership transfer. What other followers lack the heir shall not have to read from its disk once it leads: it is asked
 //! to do so before, while the old leader goes on (TiKV: `raftstore.max-entry-cache-warmup-duration`).
 
-use flotilla_raft::Progress;
 use flotilla_region::{Index, Peer as PeerInfo, PeerId, Term};
 
 use crate::outbox::raft_message;
@@ -25,9 +24,7 @@ impl Peer {
     pub(crate) fn transfer(&mut self, heir: PeerId, env: &mut Env) {
         let config = &env.shared.config;
         let (me, last) = (self.me.id, self.node.last_index().0);
-        let lacks =
-            |(id, p): (PeerId, &Progress)| (id != me && id != heir && p.is_alive()).then_some(p.matched);
-        let known = self.node.progress_iter().filter_map(lacks).min().map_or(last, |index| index.0);
+        let known = self.known_to_living(heir).map_or(last, |index| index.0);
         let to = self.region.peer(heir).copied().filter(|_| heir != me);
         let Some(to) = to.filter(|_| last - known.min(last) > config.transfer_lag_entries) else {
             return self.node.transfer_leader(heir);

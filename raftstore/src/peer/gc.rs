@@ -1,7 +1,7 @@
 //! How much of the log a peer keeps. Truncation is local: every store has its own durably applied index.
 
 use flotilla_raft::ProgressState;
-use flotilla_region::Index;
+use flotilla_region::{Index, PeerId};
 
 use super::{Peer, Phase};
 use crate::msg::LogTask;
@@ -79,12 +79,17 @@ impl Peer {
         under_way.map(|(_, p)| p.pending_snapshot).min()
     }
 
+    /// Index up to which every living follower has the log, `but` one of them; `None` if there is none.
+    pub(crate) fn known_to_living(&self, but: PeerId) -> Option<Index> {
+        let me = self.me.id;
+        let living = self.node.progress_iter().filter(|(id, p)| *id != me && *id != but && p.is_alive());
+        living.map(|(_, p)| p.matched).min()
+    }
+
     /// Drops entries from memory that can be read from `log`; those that a living follower lacks only if `needed_too`.
     /// Returns whether anything is left that may be dropped some time.
     pub(crate) fn shed_entries(&mut self, needed_too: bool) -> bool {
-        let me = self.me.id;
-        let lacking = self.node.progress_iter().filter(|(id, p)| *id != me && p.is_alive());
-        let known = lacking.map(|(_, p)| p.matched).min().filter(|_| self.is_leader() && !needed_too);
+        let known = self.known_to_living(PeerId::ZERO).filter(|_| self.is_leader() && !needed_too);
         self.node.storage_mut().evict(known.unwrap_or(Index(u64::MAX)))
     }
 

@@ -146,24 +146,14 @@ impl PeerLog {
     ) -> Result<bool, StoreError> {
         let start = keys::log_entry(region, peer, Index::ZERO);
         let end = keys::log_entry(region, peer, Index(u64::MAX));
-        let mut any = false;
-        engine.log_scan(&start, &end, &mut |_, _| {
-            any = true;
-            false
-        })?;
-        Ok(any)
+        Ok(holds_any(engine, &start, &end)?)
     }
 
     /// Whether `log` holds anything of any peer of a region.
     pub(crate) fn has_any(engine: &dyn Engine, region: RegionId) -> flotilla_engine::Result<bool> {
         let start = keys::log_peer_bounds(region, PeerId::ZERO).0;
         let end = keys::log_peer_bounds(region, PeerId(u64::MAX)).1;
-        let mut any = false;
-        engine.log_scan(&start, &end, &mut |_, _| {
-            any = true;
-            false
-        })?;
-        Ok(any)
+        holds_any(engine, &start, &end)
     }
 
     /// Whether an entry could not be read.
@@ -295,6 +285,16 @@ impl Drop for PeerLog {
     fn drop(&mut self) {
         self.cache.clear(&self.shared.cached_bytes);
     }
+}
+
+/// Whether `log` holds anything in `[start, end)`.
+fn holds_any(engine: &dyn Engine, start: &[u8], end: &[u8]) -> flotilla_engine::Result<bool> {
+    let mut any = false;
+    engine.log_scan(start, end, &mut |_, _| {
+        any = true;
+        false
+    })?;
+    Ok(any)
 }
 
 struct FoundEntries {

@@ -10,6 +10,7 @@ use flotilla_placement::{RouteTable, StoreRecord, StoreState, StoreUuid};
 use flotilla_region::{PeerId, Region, RegionId, StoreId, Term, keys};
 use prost::Message;
 
+use crate::state::is_without;
 use crate::time::Time;
 
 const BOOK_FACT: &[u8] = b"book";
@@ -45,12 +46,8 @@ impl Directory {
     /// Whether `peer`, of which `region` is the last that its store knows, is surely no member any more: a later
     /// membership is known, and without it. An older or equal one proves nothing.
     pub(crate) fn has_left(&self, region: &Region, peer: PeerId) -> bool {
-        self.routes.by_id(region.id).is_some_and(|known| {
-            let known = &known.region;
-            known.epoch.conf_ver > region.epoch.conf_ver
-                && !known.peers.is_empty()
-                && known.peer(peer).is_none()
-        })
+        let known = self.routes.by_id(region.id);
+        known.is_some_and(|known| is_without(&known.region, region.epoch.conf_ver, peer))
     }
 
     /// Whether another region seems to have the keys now, or the region has none here yet and nobody knows it.

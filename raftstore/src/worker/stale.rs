@@ -14,7 +14,7 @@ use super::{Env, RaftWorker, rouse};
 use crate::outbox::raft_message;
 use crate::peer::Phase;
 use crate::peer::log::PeerLog;
-use crate::state::RegionState;
+use crate::state::{RegionState, is_without};
 use crate::time::Time;
 use crate::wire::pb::merge_message::Message as MergeNews;
 use crate::wire::{self, pb};
@@ -214,12 +214,6 @@ impl Farewell {
         }
         is_due
     }
-}
-
-/// Whether `known` is a later membership than one of `conf_ver`, and without the peer that has told of that one. A peer
-/// that waits for its first data, or is just taking it in, has an epoch, and knows no members: it proves nothing.
-pub(super) fn is_without(known: &Region, conf_ver: u64, peer: PeerId) -> bool {
-    !known.peers.is_empty() && conf_ver < known.epoch.conf_ver && known.peer(peer).is_none()
 }
 
 /// Asks `others`, as whom the peer `me` knows the rest of the region, whether it is still a member; and all stores, if the

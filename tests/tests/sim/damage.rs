@@ -9,6 +9,8 @@ use flotilla_tests::check::tiling::regions_on;
 use flotilla_tests::sim::profile::Profile;
 use flotilla_tests::sim::world::World;
 
+use crate::play::{self, run_for};
+
 /// Simulated time in which a cluster has to get over something.
 const PATIENCE_US: u64 = 40_000_000;
 /// The clients' region at the end of their keys.
@@ -42,28 +44,12 @@ fn world_with(seed: u64, change: impl FnOnce(&mut StoreConfig)) -> World {
     world
 }
 
-fn run_for(world: &mut World, us: u64) {
-    let end = world.now_us() + us;
-    world.run_until(end);
-    assert_eq!(world.violation(), None);
-}
-
 /// Whether a store has the first regions, each with three voters.
 fn is_replicated(world: &World, id: StoreId) -> bool {
     let regions = regions_on(&*world.hosts[&id].engine_snapshot()).unwrap_or_default();
     let has = |id: RegionId| regions.iter().any(|r| r.id == id);
     let is_full = |r: &Region| r.peers.iter().filter(|p| p.role == PeerRole::Voter).count() == 3;
     has(RegionId::META) && has(USER) && regions.iter().all(is_full)
-}
-
-fn wait(world: &mut World, what: &str, mut is_done: impl FnMut(&World) -> bool) {
-    let limit = world.now_us() + PATIENCE_US;
-    while !is_done(world) {
-        assert_eq!(world.violation(), None, "while waiting for {what}");
-        assert!(world.now_us() < limit, "{what}: not within {} s", PATIENCE_US / 1_000_000);
-        let next = world.now_us() + 50_000;
-        world.run_until(next);
-    }
 }
 
 fn region_on(world: &World, store: StoreId, id: RegionId) -> Option<Region> {
@@ -116,6 +102,10 @@ fn falsify(world: &World, store: StoreId) {
     let mut batch = WriteBatch::new();
     batch.put(&false_key(), b"\x00value");
     world.hosts[&store].engine.write(&batch).expect("a healthy disk");
+}
+
+fn wait(world: &mut World, what: &str, is_done: impl FnMut(&World) -> bool) {
+    play::wait(world, PATIENCE_US, what, is_done);
 }
 
 #[test]

@@ -7,6 +7,8 @@ use flotilla_region::{RegionId, StoreId};
 use flotilla_tests::sim::profile::Profile;
 use flotilla_tests::sim::world::World;
 
+use crate::play::{self, run_for};
+
 /// Simulated time in which a cluster has to get over something.
 const PATIENCE_US: u64 = 40_000_000;
 const USER: RegionId = RegionId::FIRST_USER;
@@ -36,20 +38,6 @@ fn sleeping_world(seed: u64) -> World {
     world
 }
 
-fn run_for(world: &mut World, us: u64) {
-    let end = world.now_us() + us;
-    world.run_until(end);
-    assert_eq!(world.violation(), None);
-}
-
-fn wait(world: &mut World, what: &str, mut is_done: impl FnMut(&World) -> bool) {
-    let limit = world.now_us() + PATIENCE_US;
-    while !is_done(world) {
-        assert!(world.now_us() < limit, "{what}: not within {} s", PATIENCE_US / 1_000_000);
-        run_for(world, 50_000);
-    }
-}
-
 fn leader_of(world: &World, region: RegionId) -> StoreId {
     world.operator.leader_of(region).expect("led").peer.store
 }
@@ -63,6 +51,10 @@ fn known(world: &World, store: StoreId) -> RegionInfo {
 fn wakes(world: &World, store: StoreId) -> u64 {
     let count = |counters: &Counters| counters.wakes.load(std::sync::atomic::Ordering::Relaxed);
     count(world.hosts[&store].store().expect("it runs").counters())
+}
+
+fn wait(world: &mut World, what: &str, is_done: impl FnMut(&World) -> bool) {
+    play::wait(world, PATIENCE_US, what, is_done);
 }
 
 #[test]

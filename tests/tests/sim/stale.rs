@@ -7,6 +7,8 @@ use flotilla_region::{PeerRole, Region, RegionId, StoreId, keys};
 use flotilla_tests::sim::profile::Profile;
 use flotilla_tests::sim::world::World;
 
+use crate::play::{self, run_for};
+
 /// Simulated time in which a cluster has to get over something.
 const PATIENCE_US: u64 = 90_000_000;
 const USER: RegionId = RegionId::FIRST_USER;
@@ -37,20 +39,6 @@ fn world_with(seed: u64, stores: u64, stale_peer_ms: u64) -> World {
     });
     run_for(&mut world, 2_000_000);
     world
-}
-
-fn run_for(world: &mut World, us: u64) {
-    let end = world.now_us() + us;
-    world.run_until(end);
-    assert_eq!(world.violation(), None);
-}
-
-fn wait(world: &mut World, what: &str, mut is_done: impl FnMut(&World) -> bool) {
-    let limit = world.now_us() + PATIENCE_US;
-    while !is_done(world) {
-        assert!(world.now_us() < limit, "{what}: not within {} s", PATIENCE_US / 1_000_000);
-        run_for(world, 50_000);
-    }
 }
 
 fn region_on(world: &World, store: StoreId, id: RegionId) -> Option<Region> {
@@ -116,6 +104,10 @@ fn restart(world: &mut World, stores: &[StoreId]) {
         world.stop(*store, "test");
         world.start(*store);
     }
+}
+
+fn wait(world: &mut World, what: &str, is_done: impl FnMut(&World) -> bool) {
+    play::wait(world, PATIENCE_US, what, is_done);
 }
 
 #[test]

@@ -35,9 +35,7 @@ impl Door {
     /// `Busy`: there was none for [`BUSY_WAIT`].
     pub async fn enter(&self, bytes: u64) -> Result<Place, RequestError> {
         let units = (bytes / UNIT + 1).min(u64::from(self.all)) as u32;
-        if self.units.available_permits() >= units as usize
-            && let Ok(place) = self.units.clone().try_acquire_many_owned(units)
-        {
+        if let Ok(place) = self.units.clone().try_acquire_many_owned(units) {
             return Ok(place);
         }
         let place = timeout(BUSY_WAIT, self.units.clone().acquire_many_owned(units)).await;
