@@ -92,10 +92,10 @@ impl Operator {
         Some(((*newest.region).clone(), Some(newest.leader)))
     }
 
-    /// A region that a store led when last seen, and that held keys of `region` then.
+    /// A region that a store leads, as far as is known, and that held keys of `region` when last seen.
     pub fn leads_keys_of(&self, store: StoreId, region: &Region) -> Option<RegionId> {
-        let led = self.peers.get(&store)?.values().filter(|status| status.is_leader);
-        let mut others = led.map(|status| &status.region).filter(|other| other.id != region.id);
+        let leads = |status: &&PeerStatus| status.peer.store == store && status.region.id != region.id;
+        let mut others = self.leaders.values().filter(leads).map(|status| &status.region);
         let found = others.find(|o| o.space == region.space && o.range.overlaps(&region.range));
         found.map(|other| other.id)
     }
