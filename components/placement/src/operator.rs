@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_region::{Peer, PeerId, PeerRole, Region, RegionEpoch, RegionId, StoreId};
+use flotilla_region::{KeyRange, Peer, PeerId, PeerRole, Region, RegionEpoch, RegionId, StoreId};
 
 use crate::order::{Order, OrderState};
 use crate::{ClusterView, PlacementConfig, RegionInfo};
@@ -149,15 +149,15 @@ struct Asked {
     at_ms: u64,
 }
 
-/// A shape of a region, and since when it is known, ms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A range that a region has, and since when it has all of that, ms.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Shape {
-    version: u64,
+    range: KeyRange,
     since_ms: u64,
 }
 
-/// Operators asked for and not yet seen done, the moves under way and those ordered, and since when learners and shapes
-/// exist.
+/// Operators asked for and not yet seen done, the moves under way and those ordered, and since when learners exist and
+/// regions were not cut.
 ///
 /// Belongs to one placement leadership; losing it costs nothing but the learners of unfinished moves.
 /// Invariant: at most one operator and one order per region.
@@ -208,8 +208,8 @@ impl InFlight {
         self.learners.get(&peer).copied()
     }
 
-    /// When the region's present range was first seen, ms.
-    pub(crate) fn shape_since_ms(&self, region: RegionId) -> Option<u64> {
+    /// When the region was first seen after it had been cut, ms. A merge begins nothing anew, as with PD.
+    pub(crate) fn uncut_since_ms(&self, region: RegionId) -> Option<u64> {
         self.shapes.get(&region).map(|shape| shape.since_ms)
     }
 
@@ -277,9 +277,10 @@ impl InFlight {
         self.orders.retain(|region, order| order.settle(view, moves.contains_key(region), now_ms));
         let (mut learners, mut shapes) = (BTreeMap::new(), BTreeMap::new());
         for info in view.regions().iter() {
-            let (id, version) = (info.region.id, info.region.epoch.version);
-            let known = self.shapes.get(&id).copied().filter(|shape| shape.version == version);
-            shapes.insert(id, known.unwrap_or(Shape { version, since_ms: now_ms }));
+            let (id, range) = (info.region.id, info.region.range.clone());
+            let uncut = self.shapes.get(&id).filter(|shape| range.contains_range(&shape.range));
+            let since_ms = uncut.map_or(now_ms, |shape| shape.since_ms);
+            shapes.insert(id, Shape { range, since_ms });
             for peer in info.region.peers.iter().filter(|p| p.role == PeerRole::Learner) {
                 learners.insert(peer.id, self.learners.get(&peer.id).copied().unwrap_or(now_ms));
             }

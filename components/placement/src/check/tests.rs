@@ -679,6 +679,19 @@ fn small_neighbours_merge_once_they_have_had_their_ranges_for_long() {
 }
 
 #[test]
+fn what_a_merge_made_goes_on_merging_and_keeps_its_neighbours_near() {
+    let mut world = World::new(3);
+    world.config.balance_leaders = false;
+    let mut infos = small_neighbours(&mut world, &[&[1, 2, 3][..]; 3]);
+    world.take(&mut infos[1]);
+    // A store that has nothing yet comes: what is about to merge does not go there.
+    world.join(4);
+    world.config.region_tolerance = 2;
+    let asked = world.check();
+    assert_eq!((asked.len(), merges(&asked).len()), (1, 1), "{asked:?}");
+}
+
+#[test]
 fn only_small_calm_measured_neighbours_of_the_user_space_merge() {
     type Spoil = fn(&mut RegionInfo);
     let spoil: [(&str, Spoil); 5] = [
@@ -696,10 +709,17 @@ fn only_small_calm_measured_neighbours_of_the_user_space_merge() {
         assert_eq!(merges(&world.check()), [], "{why}");
     }
     let mut world = World::new(3);
+    world.config.balance_leaders = false;
     let mut infos = small_neighbours(&mut world, &[&[1, 2, 3], &[1, 2, 3]]);
-    infos[0].region.epoch.version += 1;
-    world.report(&infos[0]);
+    let mut child = RegionInfo { bytes: 1 << 20, ..region(200, &[1, 2, 3]) };
+    let (cut, version) = (bytes::Bytes::from([infos[0].region.range.start.as_ref(), b"cut"].concat()), 2);
+    (child.region.range.end, infos[0].region.range.end) = (infos[0].region.range.end.clone(), cut.clone());
+    child.region.range.start = cut;
+    (child.region.epoch.version, infos[0].region.epoch.version) = (version, version);
+    [&infos[0], &child].into_iter().for_each(|info| world.report(info));
     assert_eq!(merges(&world.check()), [], "one was just split");
+    world.pass(world.config.merge_wait_ms);
+    assert_eq!(merges(&world.check()).len(), 1, "that was long ago");
     let mut world = World::new(3);
     let sentinel = RegionInfo { bytes: 1, ..region(RegionId::SENTINEL.get(), &[1, 2, 3]) };
     let before = RegionInfo { bytes: 1, ..region(RegionId::SENTINEL.get() - 1, &[1, 2, 3]) };
