@@ -194,10 +194,9 @@ impl World {
 
     /// A store is to be emptied, or to be used again.
     pub(super) fn drain(&mut self, id: StoreId) {
-        let used = self.hosts.keys().filter(|id| !self.operator.is_drained(**id)).count();
         let wanted = if self.operator.is_drained(id) {
             StoreState::Up
-        } else if used > self.profile.config.placement.replicas {
+        } else if self.used_stores() > self.profile.config.placement.replicas {
             self.stats.drains += 1;
             StoreState::Offline
         } else {
@@ -208,8 +207,13 @@ impl World {
         self.operator.wanted.insert(id, wanted);
     }
 
+    /// Machines that are not to be emptied.
+    fn used_stores(&self) -> usize {
+        self.hosts.keys().filter(|id| !self.operator.is_drained(**id)).count()
+    }
+
     /// Machines whose stores placement has removed are switched off. Sometimes another one joins instead, or the same one
-    /// with an empty disk.
+    /// with an empty disk; where too few are left, some that were to be emptied are not.
     pub(super) fn retire_removed(&mut self) {
         let is_removed = |id: &StoreId| self.state_of(*id) == Some(StoreState::Tombstone);
         for id in self.hosts.keys().copied().filter(is_removed).collect::<Vec<_>>() {
@@ -227,6 +231,9 @@ impl World {
             }
             self.plan(0, Event::Join);
         }
+        let lacking = self.profile.config.placement.replicas.saturating_sub(self.used_stores());
+        let drained = self.operator.wanted.values_mut().filter(|state| **state == StoreState::Offline);
+        drained.take(lacking).for_each(|state| *state = StoreState::Up);
     }
 
     /// Tells the leader of placement what state stores are to be in, until it says so itself.
