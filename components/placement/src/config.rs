@@ -55,9 +55,9 @@ pub struct PlacementConfig {
     pub merge_bytes: u64,
     /// The same for its number of keys; 0 = keys do not count.
     pub merge_keys: u64,
-    /// A region is merged only if it was not split for so long: that is not taken back at once.
+    /// A region is merged only if it was neither split nor busy for so long: a split is not taken back at once.
     pub merge_wait_ms: u64,
-    /// A region with so many requests per second is not merged; 0 = however many.
+    /// A region with so many requests per second is busy; 0 = however many.
     pub merge_requests_max: u64,
     /// Merges under way at once.
     pub merges_max: usize,

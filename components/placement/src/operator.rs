@@ -149,7 +149,7 @@ struct Asked {
     at_ms: u64,
 }
 
-/// A range that a region has, and since when it has all of that, ms.
+/// A range that a region has, and since when it has all of that and is not busy, ms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Shape {
     range: KeyRange,
@@ -157,7 +157,7 @@ struct Shape {
 }
 
 /// Operators asked for and not yet seen done, the moves under way and those ordered, and since when learners exist and
-/// regions were not cut.
+/// regions were neither cut nor busy.
 ///
 /// Belongs to one placement leadership; losing it costs nothing but the learners of unfinished moves.
 /// Invariant: at most one operator and one order per region.
@@ -208,8 +208,8 @@ impl InFlight {
         self.learners.get(&peer).copied()
     }
 
-    /// When the region was first seen after it had been cut, ms. A merge begins nothing anew, as with PD.
-    pub(crate) fn uncut_since_ms(&self, region: RegionId) -> Option<u64> {
+    /// When the region was first seen after it had been cut or busy, ms. A merge begins nothing anew, as with PD.
+    pub(crate) fn calm_since_ms(&self, region: RegionId) -> Option<u64> {
         self.shapes.get(&region).map(|shape| shape.since_ms)
     }
 
@@ -278,8 +278,10 @@ impl InFlight {
         let (mut learners, mut shapes) = (BTreeMap::new(), BTreeMap::new());
         for info in view.regions().iter() {
             let (id, range) = (info.region.id, info.region.range.clone());
-            let uncut = self.shapes.get(&id).filter(|shape| range.contains_range(&shape.range));
-            let since_ms = uncut.map_or(now_ms, |shape| shape.since_ms);
+            let calm = self.shapes.get(&id).filter(|shape| {
+                range.contains_range(&shape.range) && !info.is_busy(config.merge_requests_max)
+            });
+            let since_ms = calm.map_or(now_ms, |shape| shape.since_ms);
             shapes.insert(id, Shape { range, since_ms });
             for peer in info.region.peers.iter().filter(|p| p.role == PeerRole::Learner) {
                 learners.insert(peer.id, self.learners.get(&peer.id).copied().unwrap_or(now_ms));

@@ -104,6 +104,11 @@ impl RegionInfo {
         self.region.space == Space::User && self.region.id != RegionId::SENTINEL
     }
 
+    /// Whether it is written to, or asked for `requests_max` times per second (0 = however often).
+    pub fn is_busy(&self, requests_max: u64) -> bool {
+        self.is_hot || (requests_max > 0 && self.rates.requests() >= requests_max)
+    }
+
     /// Whether a peer is being filled by the leader: a learner, or a voter that lags.
     pub fn is_filling(&self, peer: &Peer) -> bool {
         peer.role == PeerRole::Learner || self.pending.contains(&peer.id)

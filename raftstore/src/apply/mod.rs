@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_engine::WriteBatch;
+use flotilla_raft::EntryKind;
 use flotilla_region::{PeerId, Region, RegionId, keys};
 
 use crate::admin::check::DigestTask;
@@ -103,8 +104,7 @@ impl ApplyWorker {
             waiting.into_iter().for_each(|w| w.callers.fail(&RequestError::Undetermined));
             return Ok(None);
         };
-        let bytes_before = self.round.batch.bytes();
-        let mut effects = Vec::new();
+        let (mut written_bytes, mut effects) = (0, Vec::new());
         let mut waiting = waiting.into_iter().peekable();
         let mut entries = entries.into_iter();
         for entry in entries.by_ref() {
@@ -121,7 +121,12 @@ impl ApplyWorker {
                 self.round.fail_optional(callers, &RequestError::Undetermined);
                 continue;
             }
+            let bytes_before = self.round.batch.bytes();
             applier.apply_entry(&self.shared, &mut self.round, &entry, callers, &mut effects)?;
+            if entry.kind == EntryKind::Normal {
+                // What a membership change writes is no load.
+                written_bytes += self.round.batch.bytes().saturating_sub(bytes_before) as u64;
+            }
             if applier.is_checked {
                 break;
             }
@@ -134,7 +139,6 @@ impl ApplyWorker {
             let (waiting, responses) = (waiting.collect(), std::mem::take(&mut responses));
             Some(ApplyTask { region, incarnation, entries, waiting, responses })
         };
-        let written_bytes = (self.round.batch.bytes() - bytes_before) as u64;
         if planted!(AppliedIndexApart) {
             let mut apart = WriteBatch::new();
             apart.put(&keys::apply_state(region), &applier.applied.encode());

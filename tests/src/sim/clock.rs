@@ -82,6 +82,11 @@ impl SimClock {
         u64::try_from(guess).unwrap_or(u64::MAX)
     }
 
+    /// Begins a turn: what others have read on this disk since the last one, checkers among them, took it no time.
+    pub fn begin_turn(&self) {
+        self.end_turn();
+    }
+
     /// Ends a turn; returns how long its engine calls took.
     pub fn end_turn(&self) -> u64 {
         self.within_us.fetch_add(self.engine.take_elapsed_us(), Ordering::Relaxed);

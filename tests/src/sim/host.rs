@@ -211,6 +211,7 @@ impl Host {
         let local = Time(self.clock.local_us(now_us));
         let Some(running) = &mut self.running else { return (false, u64::MAX, 0) };
         let turn = &mut running.workers[worker].turn;
+        self.clock.begin_turn();
         let more = turn.turn(local);
         let deadline = turn.deadline();
         let took_us = self.clock.end_turn();

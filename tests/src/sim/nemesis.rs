@@ -642,7 +642,9 @@ impl World {
         }
         let gone = *self.nemesis.rng.pick(&others);
         let learner = region.peers.iter().find(|p| p.role == PeerRole::Learner).copied();
-        let changes = match learner {
+        // A vote on a damaged disk may be lost any time: it does not take the place of a sound one.
+        let heir = learner.filter(|learner| !self.nemesis.is_rotten(learner.store));
+        let changes = match heir {
             Some(learner) if learner.id != gone.id => vec![
                 PeerChange::AddVoter(Peer { role: PeerRole::Voter, ..learner }),
                 PeerChange::AddLearner(Peer { role: PeerRole::Learner, ..gone }),
@@ -675,6 +677,7 @@ impl World {
             || status.peer.id == swap.gone.id
             || !is_there(&swap.learner)
             || !is_there(&swap.gone)
+            || self.nemesis.is_rotten(swap.learner.store)
         {
             return;
         }

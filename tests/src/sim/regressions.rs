@@ -86,6 +86,11 @@ const LONG_GONE: &str =
     "the simulator took a region that had become part of another one for the parent of what that one split";
 const SOON: &str =
     "what a merge had made counted as just split, and its small neighbours were moved away from it and back";
+const FLICKERING: &str =
+    "a move's own writes made its region hot: balance undid what was done for a merge, for ever";
+const DOOMED: &str = "the simulator's operator gave the vote of a sound disk to a damaged one";
+const LEFT: &str = "the simulator drained a store with too few others left, one of which was being removed";
+const CHARGED: &str = "what the simulator's checkers read on a slow disk was charged to the next turn on it";
 
 /// Every one of them.
 pub const REGRESSIONS: &[Regression] = &[
@@ -129,6 +134,11 @@ pub const REGRESSIONS: &[Regression] = &[
     now(1167, SHORT, UNHEARD),
     now(2_006_222, LONG, LONG_GONE),
     now(1_006_387, HALF, SOON),
+    now(1_013_133, HALF, LEFT),
+    now(1_015_854, HALF, DOOMED),
+    now(1_016_444, HALF, FLICKERING),
+    now(1_016_750, HALF, FLICKERING),
+    now(2_007_347, LONG, CHARGED),
 ];
 
 impl Regression {

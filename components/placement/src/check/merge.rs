@@ -1,5 +1,5 @@
-//! Merge of small neighbours, in the manner of PD's merge checker: a small region that was not cut for long and is
-//! not busy becomes part of a neighbour, if the two are not large together. The neighbour's stores come first:
+//! Merge of small neighbours, in the manner of PD's merge checker: a small region that was neither cut nor busy
+//! for long becomes part of a neighbour, if the two are not large together. The neighbour's stores come first:
 //! as replicas must lie on the same stores, the small one's are moved onto them.
 
 use flotilla_region::{Peer, StoreId};
@@ -54,11 +54,10 @@ fn calm_leader(round: &Round<'_>, info: &RegionInfo) -> Option<Peer> {
     round.reachable_leader(info).filter(|_| is_quiet(round, info) && is_complete(round, info))
 }
 
-/// Whether a region was not cut for long and is not busy.
+/// Whether a region was neither cut nor busy for long.
 fn is_quiet(round: &Round<'_>, info: &RegionInfo) -> bool {
-    let most = round.config.merge_requests_max;
-    let is_busy = info.is_hot || (most > 0 && info.rates.requests() >= most);
-    info.is_counted() && !is_busy && round.uncut_ms(info.region.id) >= round.config.merge_wait_ms
+    let is_busy = info.is_busy(round.config.merge_requests_max);
+    info.is_counted() && !is_busy && round.calm_ms(info.region.id) >= round.config.merge_wait_ms
 }
 
 /// Whether a small region is to become part of a neighbour, or a neighbour of it. Balance that took either of them away

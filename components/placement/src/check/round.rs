@@ -222,9 +222,9 @@ impl<'a> Round<'a> {
         self.flight.operators().filter(|o| o.reason == Reason::Merge).count() < self.config.merges_max
     }
 
-    /// For how long the region was not cut, as far as this leadership knows.
-    pub(super) fn uncut_ms(&self, region: RegionId) -> u64 {
-        self.flight.uncut_since_ms(region).map_or(0, |since| self.now_ms.saturating_sub(since))
+    /// For how long the region was neither cut nor busy, as far as this leadership knows.
+    pub(super) fn calm_ms(&self, region: RegionId) -> u64 {
+        self.flight.calm_since_ms(region).map_or(0, |since| self.now_ms.saturating_sub(since))
     }
 
     // ---- placement of new replicas ----

@@ -692,6 +692,20 @@ fn what_a_merge_made_goes_on_merging_and_keeps_its_neighbours_near() {
 }
 
 #[test]
+fn a_region_merges_once_it_has_been_calm_for_long() {
+    let mut world = World::new(3);
+    let mut infos = small_neighbours(&mut world, &[&[1, 2, 3], &[2, 1, 3]]);
+    infos[0].is_hot = true;
+    world.report(&infos[0]);
+    assert_eq!(merges(&world.check()), [], "it is hot");
+    infos[0].is_hot = false;
+    world.report(&infos[0]);
+    assert_eq!(merges(&world.check()), [], "it was hot just now");
+    world.pass(world.config.merge_wait_ms);
+    assert_eq!(merges(&world.check()), [(100, 101)]);
+}
+
+#[test]
 fn only_small_calm_measured_neighbours_of_the_user_space_merge() {
     type Spoil = fn(&mut RegionInfo);
     let spoil: [(&str, Spoil); 5] = [
