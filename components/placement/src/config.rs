@@ -21,6 +21,8 @@ pub struct PlacementConfig {
     pub operator_expire_ms: u64,
     /// A learner that has not caught up for this long is removed.
     pub learner_stuck_ms: u64,
+    /// A store on which a replica of a region was damaged, and its successor too, gets no other one for so long.
+    pub damage_wait_ms: u64,
     /// Leaders are moved between stores whose counts differ by at least this; at least 2.
     pub leader_tolerance: u64,
     /// Replicas are moved between stores whose counts differ by at least this; at least 2.
@@ -74,6 +76,7 @@ impl Default for PlacementConfig {
             report_wait_ms: 20_000,
             operator_expire_ms: 10_000,
             learner_stuck_ms: 10 * 60 * 1000,
+            damage_wait_ms: 10 * 60 * 1000,
             leader_tolerance: 2,
             region_tolerance: 3,
             tolerance_percent: 2,

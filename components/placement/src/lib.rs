@@ -23,7 +23,7 @@
 //! has at most one unfinished operator. Loads end within a tolerance, and a balanced cluster is left alone.
 //!
 //! Missing: placement rules per key range, balance of hot regions (busy ones are split by their leaders, and nobody moves
-//! the parts apart by their rates), balance by bytes; keys do not count where small regions are merged.
+//! the parts apart by their rates), balance by bytes.
 
 #[macro_use(planted)]
 extern crate flotilla_planted;
@@ -36,6 +36,7 @@ pub mod meta;
 mod operator;
 mod order;
 pub mod planted;
+mod relapses;
 mod route;
 mod store;
 mod view;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use flotilla_region::{KeyRange, Peer, PeerId, PeerRole, Region, RegionEpoch, RegionId, StoreId};
 
 use crate::order::{Order, OrderState};
+use crate::relapses::Relapses;
 use crate::{ClusterView, PlacementConfig, RegionInfo};
 
 /// Why a step is taken; for logs, metrics and limits.
@@ -168,6 +169,7 @@ pub struct InFlight {
     learners: BTreeMap<PeerId, u64>,
     shapes: BTreeMap<RegionId, Shape>,
     orders: BTreeMap<RegionId, Order>,
+    relapses: Relapses,
 }
 
 impl InFlight {
@@ -178,7 +180,11 @@ impl InFlight {
 
     /// Whether nothing is under way that could be over, or overdue, at the next pass.
     pub fn is_idle(&self) -> bool {
-        self.asked.is_empty() && self.moves.is_empty() && self.orders.is_empty() && self.learners.is_empty()
+        self.asked.is_empty()
+            && self.moves.is_empty()
+            && self.orders.is_empty()
+            && self.learners.is_empty()
+            && self.relapses.is_empty()
     }
 
     /// The region's unfinished operator.
@@ -211,6 +217,11 @@ impl InFlight {
     /// When the region was first seen after it had been cut or busy, ms. A merge begins nothing anew, as with PD.
     pub(crate) fn calm_since_ms(&self, region: RegionId) -> Option<u64> {
         self.shapes.get(&region).map(|shape| shape.since_ms)
+    }
+
+    /// Whether a replica of the region was damaged on the store of late, and so was its successor.
+    pub(crate) fn has_relapsed(&self, region: RegionId, store: StoreId) -> bool {
+        self.relapses.has(region, store)
     }
 
     /// Whether a neighbour was asked to take the region over.
@@ -275,6 +286,7 @@ impl InFlight {
         });
         let moves = &self.moves;
         self.orders.retain(|region, order| order.settle(view, moves.contains_key(region), now_ms));
+        self.relapses.learn(view.stores(), config.damage_wait_ms, now_ms);
         let (mut learners, mut shapes) = (BTreeMap::new(), BTreeMap::new());
         for info in view.regions().iter() {
             let (id, range) = (info.region.id, info.region.range.clone());

@@ -86,10 +86,11 @@ impl Peer {
             return Err("the region would lose its quorum of healthy voters");
         }
         for single in plan.changes.iter().filter(|c| c.kind == ConfChangeKind::AddVoter) {
+            // One that never answered has nothing, however short the log is, and seems alive because it is new.
             let caught_up = self
                 .node
                 .progress(single.peer)
-                .is_some_and(|p| p.matched.0 + PROMOTE_LAG_MAX >= self.node.commit().0);
+                .is_some_and(|p| p.matched.0 > 0 && p.matched.0 + PROMOTE_LAG_MAX >= self.node.commit().0);
             if self.region.peer(single.peer).is_some() && !caught_up {
                 return Err("the learner has not caught up");
             }

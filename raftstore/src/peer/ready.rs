@@ -302,7 +302,7 @@ impl Peer {
         swallowed: &[(flotilla_region::RegionId, PeerId)],
         env: &mut Env,
     ) {
-        self.end_install(swallowed, env);
+        self.end_install(region.epoch.version, swallowed, env);
         if self.phase != Phase::Installing {
             return;
         }

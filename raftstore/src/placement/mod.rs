@@ -359,6 +359,10 @@ impl Placement {
 
     fn on_reports(&mut self, from: StoreId, reports: &pb::RegionReports) {
         let known = self.known.get(&from).copied().unwrap_or_default();
+        if known.0 == reports.boot_id && reports.sequence < known.1 {
+            // A late letter: what it says was overtaken.
+            return;
+        }
         let continues = reports.since == 0 || (known.0 == reports.boot_id && reports.since <= known.1);
         if !continues {
             self.post(from, Placed::Ack(pb::RegionAck { boot_id: reports.boot_id, sequence: 0 }));
@@ -377,6 +381,10 @@ impl Placement {
             driver.on_reports(from, reports);
         }
         self.known.insert(from, (reports.boot_id, reports.sequence));
+        if reports.boot_id < known.0 {
+            // A late letter of an earlier process, or its clock went back. The one that lives tells again.
+            self.ask_for_everything(from);
+        }
         if reports.sequence > 0 {
             let ack = pb::RegionAck { boot_id: reports.boot_id, sequence: reports.sequence };
             self.post(from, Placed::Ack(ack));

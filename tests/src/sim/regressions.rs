@@ -91,6 +91,13 @@ const FLICKERING: &str =
 const DOOMED: &str = "the simulator's operator gave the vote of a sound disk to a damaged one";
 const LEFT: &str = "the simulator drained a store with too few others left, one of which was being removed";
 const CHARGED: &str = "what the simulator's checkers read on a slow disk was charged to the next turn on it";
+const AGAIN: &str =
+    "a region was sent to a damaged disk again and again, and its machine could never be taken away";
+const UNTRIED: &str =
+    "a learner that had never answered counted as caught up, for its log was short, and as alive";
+const OVERTAKEN: &str = "a snapshot took a target past a merge and past the split that gave the source's range away: the source waited \
+     to be taken over for ever, and kept the child out";
+const LATE: &str = "an old report that came late made placement forget a leader";
 
 /// Every one of them.
 pub const REGRESSIONS: &[Regression] = &[
@@ -139,6 +146,10 @@ pub const REGRESSIONS: &[Regression] = &[
     now(1_016_444, HALF, FLICKERING),
     now(1_016_750, HALF, FLICKERING),
     now(2_007_347, LONG, CHARGED),
+    now(1_022_060, HALF, AGAIN),
+    now(1_070_167, HALF, UNTRIED),
+    now(1_072_621, HALF, OVERTAKEN),
+    now(1_024_032, HALF, LATE),
 ];
 
 impl Regression {

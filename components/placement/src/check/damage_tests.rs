@@ -38,6 +38,42 @@ fn a_damaged_replica_makes_room_for_its_successor_on_the_same_store() {
 }
 
 #[test]
+fn a_store_that_damages_a_region_again_does_not_get_it_at_once() {
+    let mut world = World::new(3);
+    let mut info = region(1, &[1, 2, 3]);
+    world.report(&info);
+    let damage = |world: &mut World, info: &RegionInfo| {
+        let peer = info.region.peer_on(StoreId(2)).unwrap().id;
+        world.view.damaged(StoreId(2), [(info.region.id, peer)].into());
+    };
+    damage(&mut world, &info);
+    while info.region.peer_on(StoreId(2)).is_some() {
+        world.take(&mut info);
+    }
+    world.view.damaged(StoreId(2), [].into());
+    assert!(matches!(world.take(&mut info).1, Step::ChangePeers(_)), "its successor comes at once");
+    damage(&mut world, &info);
+    assert_eq!(world.take(&mut info).0, Reason::Surplus, "a damaged learner goes");
+    assert_eq!((world.check(), world.flight.is_idle()), (Vec::new(), false), "no other one comes");
+    world.view.damaged(StoreId(2), [].into());
+    world.pass(world.config.damage_wait_ms - 10_000);
+    assert_eq!(world.check(), []);
+    world.pass(10_000);
+    assert_eq!(world.take(&mut info).0, Reason::Repair, "it is tried again");
+    // A voter that cannot be replaced stays.
+    info.region.peers.iter_mut().for_each(|peer| peer.role = PeerRole::Voter);
+    info.region.epoch.conf_ver += 1;
+    world.report(&info);
+    assert_eq!(world.check(), []);
+    for id in [777, 778] {
+        world.view.damaged(StoreId(2), [(info.region.id, PeerId(id))].into());
+        assert_eq!(world.check(), []);
+    }
+    damage(&mut world, &info);
+    assert_eq!(world.check(), []);
+}
+
+#[test]
 fn a_damaged_replica_stays_while_the_others_are_no_quorum_without_it() {
     let mut world = World::new(3);
     let info = region(1, &[1, 2, 3]);

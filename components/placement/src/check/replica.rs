@@ -175,11 +175,12 @@ fn promotions(group: &Group<'_>) -> Vec<Vec<PeerChange>> {
 }
 
 /// A damaged voter for which no other store has room makes room on its own: it goes first, and a new one comes there.
-/// It was no help anyway, and those that remain are as many as a quorum needed before.
+/// It was no help anyway, and those that remain are as many as a quorum needed before. Where that did not help it stays.
 fn demote_damaged(round: &mut Round<'_>, group: &Group<'_>) -> Option<Verdict> {
     let is_damaged = |peer: &Peer| {
         let site = round.sites.get(&peer.store);
         site.is_some_and(|site| site.info.is_damaged(group.info.region.id, peer.id))
+            && !round.has_relapsed(group.info.region.id, peer.store)
     };
     let (victim, _) = group.voters.iter().find(|(peer, _)| is_damaged(peer) && peer.id != group.leader.id)?;
     if group.info.region.peers.iter().any(|p| p.role == PeerRole::Learner) {

@@ -229,12 +229,18 @@ impl<'a> Round<'a> {
 
     // ---- placement of new replicas ----
 
+    /// Whether the store is one on which replicas of the region are damaged again and again.
+    pub(super) fn has_relapsed(&self, region: RegionId, store: StoreId) -> bool {
+        self.flight.has_relapsed(region, store)
+    }
+
     /// Whether `store` may get a new replica of the region at all.
     pub(super) fn is_placeable(&self, info: &RegionInfo, store: StoreId) -> bool {
         let Some(site) = self.sites.get(&store) else { return false };
         site.health == StoreHealth::Live
             && site.info.record.state == StoreState::Up
             && !site.info.is_low_on_space(self.config.low_space_percent)
+            && !self.has_relapsed(info.region.id, store)
             && info.region.peer_on(store).is_none()
     }
 

@@ -123,6 +123,7 @@ section! {
         report_wait_ms: u64,
         operator_expire_ms: u64,
         learner_stuck_ms: u64,
+        damage_wait_ms: u64,
         leader_tolerance: u64,
         region_tolerance: u64,
         tolerance_percent: u64,

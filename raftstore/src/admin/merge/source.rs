@@ -250,8 +250,13 @@ impl Peer {
         }
     }
 
-    /// The target's peer went away before it took this region over.
+    /// The target's peer went away before it took this region over, or a snapshot has taken it past the merge and past a
+    /// split that gave this range away again.
     pub(crate) fn on_abandoned(&mut self, target: RegionId, version: u64, env: &mut Env) {
+        if self.merge.retire_for.is_none_or(|(by, _)| by != target) {
+            // It was not asked to end: whether that merge takes effect is not known.
+            return;
+        }
         if self.phase == Phase::Retired {
             self.phase = Phase::Orphaned;
         }

@@ -289,8 +289,15 @@ impl Peer {
         }
     }
 
-    /// A snapshot took the place of everything that was held and of these regions.
-    pub(crate) fn end_install(&mut self, swallowed: &[(RegionId, PeerId)], env: &mut Env) {
+    /// A snapshot of this `version` took the place of everything that was held and of these regions.
+    pub(crate) fn end_install(&mut self, version: u64, swallowed: &[(RegionId, PeerId)], env: &mut Env) {
+        let front = self.merge.held.front().and_then(|held| commit_of(held.entries.first()?));
+        if let Some(source) = front.map(|commit| commit.source.id)
+            && swallowed.iter().all(|(id, _)| *id != source)
+        {
+            let target = self.id();
+            env.tell(source, RaftMsg::Abandoned { source, target, version });
+        }
         for (region, peer) in swallowed {
             env.shared.ranges.lock().release(*region);
             let gone = RaftMsg::Merged { region: *region, peer: *peer };
