@@ -446,7 +446,10 @@ impl World {
             if causes.is_empty() {
                 return;
             }
-            for cause in causes {
+            // A process that ends is not in time to keep back what else it did in the turn.
+            let is_end = |cause: &Cause| matches!(cause.effect, Effect::Fatal(_));
+            let (ends, others): (Vec<_>, Vec<_>) = causes.into_iter().partition(is_end);
+            for cause in others.into_iter().chain(ends) {
                 self.on_effect(cause, at_us, worker);
             }
         }
