@@ -12,6 +12,7 @@ use crate::msg::{CreatePeer, RaftMsg};
 use crate::peer::log::PeerLog;
 use crate::peer::{NewPeer, Peer};
 use crate::quarantine::Bad;
+use crate::shared::Shared;
 use crate::state::{LogId, RegionState};
 use crate::time::Time;
 use crate::wire::pb;
@@ -121,7 +122,7 @@ impl RaftWorker {
                     deliver(peer, from, epoch, raft, env);
                 }
             }
-            Ok(Creation::HasLog) if in_the_way.is_empty() => {
+            Ok(Creation::HasLog) if in_the_way.is_empty() && !self.awaits_births(space, &range) => {
                 self.on_orphan(region, to.id);
             }
             Ok(Creation::Unborn) if is_vote(kind) => {
@@ -130,6 +131,22 @@ impl RaftWorker {
             Ok(Creation::HasLog | Creation::Refused | Creation::Unborn) => {}
             Err(error) => self.on_damaged_record(region, None, to.id, error),
         }
+    }
+
+    /// Whether a region here, though it became part of another one since, is still to apply a split that gives its
+    /// children their data.
+    fn awaits_births(&self, space: Space, range: &KeyRange) -> bool {
+        let Shared { engine, ranges, origin, .. } = &*self.env.shared;
+        let there = ranges.lock().overlapping(space, range, RegionId::ZERO);
+        there.into_iter().any(|parent| {
+            let stored = engine.get(&keys::region_state(parent)).ok().flatten();
+            match stored.and_then(RegionState::decode) {
+                Some(RegionState::Normal(region)) => region
+                    .peer_on(origin.store)
+                    .is_some_and(|me| !orphans(&**engine, parent, me.id).is_empty()),
+                _ => false,
+            }
+        })
     }
 
     /// Creates a peer without range or data; its epoch is that of the message. Refused if it was removed before, and if
