@@ -62,7 +62,7 @@ lint: $(ROCKSDB)
 
 # One benchmark; results go to bench/results. Those of the first list drive three stores on loopback, those of the second
 # have stores or engines in their own process.
-CLUSTER_BENCHES = ycsb etcd idle failover restart slowdisk amplification changes
+CLUSTER_BENCHES = ycsb etcd idle failover restart slowdisk amplification changes overload soak
 PROCESS_BENCHES = groups engine
 
 ifneq ($(filter $(BENCH),$(CLUSTER_BENCHES)),)
@@ -92,4 +92,6 @@ bench:
 	@echo "  amplification  bytes to disks for each byte of clients, syncs            4 minutes"
 	@echo "  raft_core      the consensus core beside TiKV's crate raft 0.7           3 minutes"
 	@echo "  changes        what clients see of splits, merges and transfers          5 minutes"
+	@echo "  overload       memory under ten times the load, one store standing still  7 minutes"
+	@echo "  soak           saturating load without a fault: do leaders stay          11 minutes"
 endif

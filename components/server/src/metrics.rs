@@ -24,6 +24,8 @@ pub struct Metrics {
     pub frames_received: prometheus::IntCounter,
     /// Connections to other stores.
     pub links_up: IntGauge,
+    /// Bytes of memory that the process may hold, as far as its limits say.
+    pub memory_budget: IntGauge,
 }
 
 impl Default for Metrics {
@@ -53,11 +55,13 @@ impl Metrics {
         };
         let seconds = seconds.expect("legal names");
         let region_errors = region_errors.expect("legal names");
-        let links_up =
-            IntGauge::new("flotilla_links_up", "Connections to other stores.").expect("legal name");
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help).expect("legal name");
+            registry.register(Box::new(gauge.clone())).expect("registered once");
+            gauge
+        };
         registry.register(Box::new(seconds.clone())).expect("registered once");
         registry.register(Box::new(region_errors.clone())).expect("registered once");
-        registry.register(Box::new(links_up.clone())).expect("registered once");
         Self {
             frames_dropped: counter(
                 "flotilla_frames_dropped_total",
@@ -73,10 +77,14 @@ impl Metrics {
                 "Bytes of frames sent to other stores.",
             ),
             frames_received: counter("flotilla_frames_received_total", "Frames received from other stores."),
+            links_up: gauge("flotilla_links_up", "Connections to other stores."),
+            memory_budget: gauge(
+                "flotilla_memory_budget_bytes",
+                "Memory that the process may hold, the sum of its limits.",
+            ),
             registry,
             seconds,
             region_errors,
-            links_up,
         }
     }
 

@@ -169,6 +169,7 @@ async fn run(config: Config) -> Result<(), StartError> {
     let engine =
         RocksEngine::open(&dir, config.rocks_config()).map_err(|error| data_error(&dir, &error.into()))?;
     let metrics = Arc::new(Metrics::new());
+    metrics.memory_budget.set(config.memory_budget().try_into().unwrap_or(i64::MAX));
     let handle = tokio::runtime::Handle::current();
     let network = Network::new(handle, metrics.clone(), server.link_queue_bytes);
     let uuid = disk_uuid(&*engine, &dir)?;

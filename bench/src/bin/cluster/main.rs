@@ -18,6 +18,7 @@ mod idle;
 mod link;
 mod load;
 mod outages;
+mod pressure;
 mod stores;
 mod ycsb;
 
@@ -61,6 +62,10 @@ enum Bench {
     Amplification(disks::AmplificationArgs),
     /// What clients see of splits, merges and transfers (about 2 minutes)
     Changes(changes::Args),
+    /// Memory under ten times the load that stores can carry (about 7 minutes)
+    Overload(pressure::OverloadArgs),
+    /// Ten minutes of saturating load without a fault (about 11 minutes)
+    Soak(pressure::SoakArgs),
     /// Load on stores that run already
     Load(LoadArgs),
     #[command(hide = true)]
@@ -131,6 +136,8 @@ async fn run(bench: &Bench) -> Result<(), String> {
         Bench::Slowdisk(args) => disks::slowdisk(args).await,
         Bench::Amplification(args) => disks::amplification(args).await,
         Bench::Changes(args) => changes::run(args).await,
+        Bench::Overload(args) => pressure::overload(args).await,
+        Bench::Soak(args) => pressure::soak(args).await,
         Bench::Load(args) => load_on(args).await,
         Bench::Echo(args) => echo::serve(args).await,
         Bench::Readme { folder } => report::write_text(&folder.join("README.md"), &summary::readme(folder)?),

@@ -3,6 +3,7 @@
 //! `flotilla.example.toml` documents every key with its default; `flotilla config` prints it. Command line flags win
 //! over the file.
 
+mod memory;
 mod sections;
 
 use std::collections::BTreeMap;
@@ -59,6 +60,14 @@ pub enum ConfigError {
     /// Settings of placement that cannot work.
     #[error("config: {0}")]
     Placement(#[from] flotilla_placement::ConfigError),
+    /// Less memory than the limits need.
+    #[error(
+        "memory_bytes: at least {needed} are needed for the limits of the file and an eighth of all others"
+    )]
+    Memory {
+        /// Bytes.
+        needed: u64,
+    },
     /// Settings of the store that cannot work.
     #[error("config: {0}")]
     Store(&'static str),
@@ -87,6 +96,8 @@ pub struct ServerSection {
     pub log: String,
     /// Threads that serve clients and other stores.
     pub runtime_threads: usize,
+    /// Memory that the process may hold; 0 = the sum of all limits.
+    pub memory_bytes: u64,
     /// Bytes that wait for one other store before frames to it are dropped.
     pub link_queue_bytes: usize,
     /// Bytes that scans, batch gets and checksums may hold at a time.
@@ -107,6 +118,7 @@ impl Default for ServerSection {
             pre_split_keys: Vec::new(),
             log: "info".into(),
             runtime_threads: 2,
+            memory_bytes: 0,
             link_queue_bytes: 32 << 20,
             read_bytes_max: 256 << 20,
             hang_limit_ms: 20_000,
@@ -136,7 +148,7 @@ impl Config {
     /// Reads a file.
     ///
     /// # Errors
-    /// `Read`, `Parse`.
+    /// `Read`, `Parse`, `Memory`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let name = path.display().to_string();
         let text =
@@ -145,12 +157,27 @@ impl Config {
     }
 
     fn parse(path: &str, text: &str) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| {
+        let config: Self = toml::from_str(text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
             let why = error.message().split('\n').collect::<Vec<_>>().join(" ");
             ConfigError::Parse { path: path.to_string(), line, why }
-        })
+        })?;
+        let total = config.server.memory_bytes;
+        let (Some(mut all), Ok(named)) = (config.table().filter(|_| total > 0), text.parse()) else {
+            return Ok(config);
+        };
+        memory::share(total, &named, &mut all).map_err(|needed| ConfigError::Memory { needed })?;
+        Ok(all.try_into().unwrap_or(config))
+    }
+
+    fn table(&self) -> Option<toml::Table> {
+        toml::Table::try_from(self).ok()
+    }
+
+    /// Bytes of memory that the process may hold, as far as its limits say.
+    pub fn memory_budget(&self) -> u64 {
+        self.table().as_ref().map_or(0, memory::budget)
     }
 
     /// Checks what can be checked without starting.
@@ -237,6 +264,30 @@ mod tests {
         let seed = store.seed;
         assert_eq!(format!("{:?}", config.store_config(seed)), format!("{store:?}"));
         assert_eq!(format!("{:?}", config.rocks_config()), format!("{:?}", RocksConfig::default()));
+    }
+
+    #[test]
+    fn memory_is_shared_out_to_what_the_file_does_not_name() {
+        let defaults = Config::default().memory_budget();
+        let parse = |text: &str| Config::parse("f", text);
+        for total in [defaults / 2, defaults, 3 * defaults] {
+            let config = parse(&format!("[server]\nmemory_bytes = {total}\n")).expect("enough");
+            let budget = config.memory_budget();
+            assert!((total - 100..=total).contains(&budget), "{budget} of {total}");
+            config.check().expect("it works");
+        }
+        let half = parse(&format!(
+            "[server]\nmemory_bytes = {}\n[rocksdb]\nblock_cache_bytes = 1000000\n",
+            defaults / 2
+        ));
+        let half = half.expect("enough");
+        assert_eq!(half.rocks_config().block_cache_bytes, 1_000_000, "the file wins");
+        let (whole, store) = (StoreConfig::default(), half.store_config(0));
+        assert!(store.pending_bytes_max < whole.pending_bytes_max);
+        assert!(store.checkpoint_log_bytes < half.rocks_config().log_write_buffer_bytes as u64);
+        let error = parse("[server]\nmemory_bytes = 1000\n").unwrap_err();
+        let ConfigError::Memory { needed } = error else { panic!("{error}") };
+        parse(&format!("[server]\nmemory_bytes = {needed}\n")).expect("just enough");
     }
 
     #[test]
