@@ -360,7 +360,10 @@ impl Placement {
     fn on_reports(&mut self, from: StoreId, reports: &pb::RegionReports) {
         let known = self.known.get(&from).copied().unwrap_or_default();
         if known.0 == reports.boot_id && reports.sequence < known.1 {
-            // A late letter: what it says was overtaken.
+            // A late letter: what it says was overtaken. Or a new process, begun at the same moment of a clock set back.
+            if reports.since == 0 {
+                self.ask_for_everything(from);
+            }
             return;
         }
         let continues = reports.since == 0 || (known.0 == reports.boot_id && reports.since <= known.1);

@@ -24,6 +24,8 @@ pub struct Extras {
     pub long_pauses: bool,
     /// A child's first leader is waited for, which takes looks at the stores.
     pub births: bool,
+    /// Wall clocks are set back and forth, which no promise depends on; not where values expire, which is judged by them.
+    pub wall_jumps: bool,
 }
 
 impl Extras {
@@ -43,6 +45,7 @@ impl Extras {
             load_split_bytes: *rng.pick(&[0, 0, 500, 3_000, 20_000]),
             long_pauses: rng.chance(1, 3),
             births: true,
+            wall_jumps: rng.chance(1, 3),
         }
     }
 }

@@ -44,6 +44,15 @@ const VOTERS_MIN: usize = 3;
 impl World {
     // ---- clocks ----
 
+    /// Somebody sets a store's wall clock.
+    pub(super) fn set_wall_clock(&mut self, id: StoreId) {
+        let wall_ms = self.nemesis.extra.below(20_001) as i64 - 10_000;
+        self.hosts[&id].clock.jump(0, wall_ms);
+        self.stats.clock_jumps += 1;
+        let now = self.now_us();
+        self.trace.note(now, &[50, id.0], || format!("the wall clock of store {id} is set by {wall_ms} ms"));
+    }
+
     /// A store's clock jumps forward, and its wall clock anywhere. Only where the profile says that clocks lie: a lease
     /// need not exclude others then.
     pub(super) fn jump_clock(&mut self, id: StoreId) {

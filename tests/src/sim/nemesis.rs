@@ -156,6 +156,9 @@ impl World {
         let fault = *self.nemesis.rng.pick(&self.profile.faults);
         let all: Vec<StoreId> = self.hosts.keys().copied().collect();
         let store = *self.nemesis.rng.pick(&all);
+        if self.profile.extras.wall_jumps && self.profile.expiring == 0 && self.nemesis.extra.chance(1, 8) {
+            self.set_wall_clock(store);
+        }
         match fault {
             Fault::Kill | Fault::PowerCut => self.strike_down(store, fault == Fault::PowerCut),
             Fault::Blackout => {
