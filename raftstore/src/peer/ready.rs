@@ -171,6 +171,11 @@ impl Peer {
     /// Hands hard state and entries to the log writer, with the responses that they make true.
     fn persist(&mut self, mut message: Message, must_sync: bool, env: &mut Env) {
         let mut hard_state = message.hard_state().and_then(|state| self.must_log(state));
+        if message.entries.iter().any(|entry| entry.kind != EntryKind::Normal) {
+            // A change of membership is proposed when the one before it is applied. Who has it on disk, and not that the
+            // one before is committed, would campaign among members who have had no say since.
+            hard_state = hard_state.or(self.unlogged_commit.take());
+        }
         let is_empty = hard_state.is_none() && message.entries.is_empty() && message.snapshot.is_none();
         let responses = message.take_responses();
         if is_empty && responses.is_empty() {
@@ -212,7 +217,7 @@ impl Peer {
     }
 
     /// A new commit index alone may be logged late: it is learned anew after a restart. Not so where it covers a change
-    /// of membership (`carry_out`) or a split (rule W6).
+    /// of membership (`carry_out`), beside a later one (`persist`), or a split (rule W6).
     fn must_log(&mut self, state: HardState) -> Option<HardState> {
         if self.logged_vote == Some((state.term, state.vote)) {
             self.unlogged_commit = Some(state);

@@ -101,6 +101,8 @@ const LATE: &str = "an old report that came late made placement forget a leader"
 const ENDING: &str = "the simulator ended a process before it had carried out what that did in its last turn";
 const GRANDCHILD: &str = "a child waited for its parent to apply its split again, the parent had become part of that child since, and \
      the child was taken for an orphan";
+const FORGOTTEN: &str = "after a crash a follower had a change of membership in its log and not that the one before it was committed: \
+     it was elected by members of old, and lacked a committed entry";
 
 /// Every one of them.
 pub const REGRESSIONS: &[Regression] = &[
@@ -155,6 +157,7 @@ pub const REGRESSIONS: &[Regression] = &[
     now(1_024_032, HALF, LATE),
     now(1_081_170, HALF, ENDING),
     now(1_035_801, HALF, GRANDCHILD),
+    now(1_062_862, HALF, FORGOTTEN),
 ];
 
 impl Regression {
