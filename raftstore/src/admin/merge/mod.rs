@@ -123,6 +123,11 @@ impl Merge {
             && self.retire_for.is_none()
     }
 
+    /// The `CommitMerge` that is held before it is applied.
+    fn held_merge(&self) -> Option<CommitMerge> {
+        commit_of(self.held.front()?.entries.first()?)
+    }
+
     /// Whoever leads next decides about what was proposed here.
     pub(crate) fn forget_proposals(&mut self) {
         self.proposed = None;

@@ -229,7 +229,7 @@ impl Peer {
             swallowing.retired.insert(source);
             return self.pump_install(env);
         }
-        let front = self.merge.held.front().and_then(|held| commit_of(held.entries.first()?));
+        let front = self.merge.held_merge();
         if front.is_some_and(|commit| commit.source.id == source) {
             self.merge.is_source_retired = true;
             self.pump_apply(env);
@@ -291,7 +291,7 @@ impl Peer {
 
     /// A snapshot of this `version` took the place of everything that was held and of these regions.
     pub(crate) fn end_install(&mut self, version: u64, swallowed: &[(RegionId, PeerId)], env: &mut Env) {
-        let front = self.merge.held.front().and_then(|held| commit_of(held.entries.first()?));
+        let front = self.merge.held_merge();
         if let Some(source) = front.map(|commit| commit.source.id)
             && swallowed.iter().all(|(id, _)| *id != source)
         {
@@ -322,7 +322,7 @@ impl Peer {
                 env.tell(source, RaftMsg::Abandoned { source, target, version: 0 });
             }
         }
-        let front = self.merge.held.front().and_then(|held| commit_of(held.entries.first()?));
+        let front = self.merge.held_merge();
         if let Some(commit) = front
             && let Some(merged) = merged_region(&self.region, &commit.source)
         {
