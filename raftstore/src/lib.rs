@@ -56,7 +56,9 @@ pub use msg::{
     AdminCommand, AdminDone, PeerChange, PeerStatus, ReadDone, ReadGrant, RegionContext, WriteDone,
 };
 pub use shared::{Counters, FatalHook};
-pub use state::{LogId, RegionState, StoreIdent, decode_entry};
+pub use state::{
+    LogId, RegionState, StoreIdent, decode_entry, decode_hard_state, encode_entry, encode_hard_state,
+};
 pub use store::{Held, Seams, Store, Workers};
 pub use time::{Clock, Time};
 pub use transport::{ReplyTo, SnapshotEvent, StreamId, Transport};

@@ -3,6 +3,8 @@
 flotilla_planted::bugs! {
     /// The hard state on disk holds no vote.
     VoteNotPersisted,
+    /// A change of membership is logged without what tells that the one before it is committed.
+    CommitApart,
     /// What a sync of `log` would make true is told without one.
     AckBeforeSync,
     /// A leader keeps its lease while it hands over.

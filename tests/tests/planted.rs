@@ -35,6 +35,7 @@ macro_rules! found {
 
 found! {
     a_vote_that_is_not_persisted: "vote-not-persisted",
+    a_change_of_membership_apart_from_the_commit_before_it: "commit-apart",
     an_acknowledgement_before_the_sync: "ack-before-sync",
     a_sync_that_is_none: "sync-that-is-none",
     a_lease_kept_through_a_transfer: "lease-through-transfer",

@@ -76,7 +76,9 @@ impl Peer {
         self.rest.quiet_ticks = 0;
         Counters::add(&env.shared.counters.wakes, 1);
         if self.is_leader() {
-            // Nobody was heard from; whose store lives has had no reason to say anything.
+            // Nobody was heard from; whose store lives has had no reason to say anything. The others have the time of a
+            // leader that never slept: a network that failed for a moment costs no leader.
+            self.node.restart_quorum_check();
             let region = self.region.clone();
             for peer in region.peers.iter().filter(|peer| peer.id != self.me.id) {
                 let lives = env.shared.supports.held_by(peer.store, env.now).is_some();

@@ -9,6 +9,7 @@ pub mod gaps;
 pub mod graves;
 pub mod history;
 pub mod identities;
+pub mod knowledge;
 pub mod leaks;
 pub mod leases;
 pub mod linear;

@@ -32,9 +32,9 @@ pub struct SimClock {
     global: GlobalTime,
     engine: Arc<MemEngine>,
     /// What the clock shows at global time 0; jumps add to it.
-    offset_us: AtomicU64,
+    offset_us: AtomicI64,
     /// Microseconds gained per second of global time; may be negative.
-    drift_ppm: i64,
+    drift_ppm: AtomicI64,
     /// How far the wall clock is from that of the others.
     wall_ms: AtomicI64,
     /// Time that engine calls of the present turn have taken.
@@ -47,8 +47,8 @@ impl SimClock {
         Self {
             global,
             engine,
-            offset_us: AtomicU64::new(offset_us),
-            drift_ppm,
+            offset_us: AtomicI64::new(offset_us as i64),
+            drift_ppm: AtomicI64::new(drift_ppm),
             wall_ms: AtomicI64::new(0),
             within_us: AtomicU64::new(0),
         }
@@ -57,25 +57,33 @@ impl SimClock {
     /// Moves the clock forward, as when a machine wakes up whose clock did not count its sleep, and the wall clock
     /// anywhere.
     pub fn jump(&self, us: u64, wall_ms: i64) {
-        self.offset_us.fetch_add(us, Ordering::Relaxed);
+        self.offset_us.fetch_add(us as i64, Ordering::Relaxed);
         self.wall_ms.fetch_add(wall_ms, Ordering::Relaxed);
+    }
+
+    /// From now on the clock gains or loses no more than `drift_ppm_max`; it goes on from what it shows.
+    pub fn keep_within(&self, drift_ppm_max: i64) {
+        let (now, drift) = (self.global.now_us(), self.drift_ppm.load(Ordering::Relaxed));
+        let shown = self.local_us(now) as i64;
+        self.drift_ppm.store(drift.clamp(-drift_ppm_max, drift_ppm_max), Ordering::Relaxed);
+        self.offset_us.fetch_add(shown - self.local_us(now) as i64, Ordering::Relaxed);
     }
 
     /// What the clock shows at a global moment.
     pub fn local_us(&self, global_us: u64) -> u64 {
-        let drift = (i128::from(global_us) * i128::from(self.drift_ppm)).div_euclid(1_000_000);
+        let drift_ppm = self.drift_ppm.load(Ordering::Relaxed);
+        let drift = (i128::from(global_us) * i128::from(drift_ppm)).div_euclid(1_000_000);
         let local = i128::from(self.offset_us.load(Ordering::Relaxed)) + i128::from(global_us) + drift;
         u64::try_from(local).expect("drift is far below 100 %")
     }
 
     /// The first global moment at which the clock shows `local` or more.
     pub fn global_us(&self, local: Time) -> u64 {
-        let offset_us = self.offset_us.load(Ordering::Relaxed);
-        if local.0 <= offset_us {
+        let since = i128::from(local.0) - i128::from(self.offset_us.load(Ordering::Relaxed));
+        if since <= 0 {
             return 0;
         }
-        let since = i128::from(local.0 - offset_us);
-        let mut guess = since * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm));
+        let mut guess = since * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm.load(Ordering::Relaxed)));
         while guess < i128::from(u64::MAX / 4) && self.local_us(guess as u64) < local.0 {
             guess += 1;
         }
@@ -120,6 +128,20 @@ mod tests {
                 let back = clock.global_us(Time(clock.local_us(global)));
                 assert!(back <= global && clock.local_us(back) == clock.local_us(global));
             }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_put_right_goes_on_from_what_it_shows() {
+        for drift in [-300_000, -5_000, 0, 5_000, 300_000] {
+            let global = GlobalTime::default();
+            let clock = SimClock::new(global.clone(), MemEngine::new(1), 77, drift);
+            global.advance_to(10_000_000);
+            let before = clock.now().0;
+            clock.keep_within(40_000);
+            assert_eq!(clock.now().0, before);
+            global.advance_to(11_000_000);
+            assert_eq!(clock.now().0 as i64 - before as i64, 1_000_000 + drift.clamp(-40_000, 40_000));
         }
     }
 }

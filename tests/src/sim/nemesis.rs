@@ -10,7 +10,7 @@ use flotilla_region::{Peer, PeerRole, RegionId, Space, StoreId};
 
 use super::ambush::Letters;
 use super::operator::Swap;
-use super::profile::Fault;
+use super::profile::{Fault, LAWFUL_DRIFT_PPM};
 use super::wishes::key_bytes;
 use super::world::{Event, World};
 
@@ -107,7 +107,8 @@ impl World {
         self.plan(0, Event::Nemesis);
     }
 
-    /// Faults end: everything runs again, on healthy disks and a whole network.
+    /// Faults end: everything runs again, on healthy disks and a whole network, by clocks that keep the law: under ones
+    /// that do not, support between stores runs out before it can be renewed, and no leader lasts.
     pub fn end_chaos(&mut self) {
         self.nemesis.active = false;
         self.nemesis.full_until_us.clear();
@@ -126,6 +127,7 @@ impl World {
                 self.strike_down(id, false);
             }
             if let Some(host) = self.hosts.get_mut(&id) {
+                host.clock.keep_within(LAWFUL_DRIFT_PPM as i64);
                 host.paused_until_us = host.paused_until_us.min(now);
                 if let Some(running) = &mut host.running {
                     running.workers.iter_mut().for_each(|w| w.busy_until_us = w.busy_until_us.min(now));

@@ -29,8 +29,9 @@ const fn bug(name: &'static str, place: Place) -> Planted {
 }
 
 /// Every bug.
-pub const ALL: [Planted; 27] = [
+pub const ALL: [Planted; 28] = [
     bug("vote-not-persisted", Place::Raftstore(raftstore::Bug::VoteNotPersisted)),
+    bug("commit-apart", Place::Raftstore(raftstore::Bug::CommitApart)),
     bug("ack-before-sync", Place::Raftstore(raftstore::Bug::AckBeforeSync)),
     bug("sync-that-is-none", Place::Disk),
     bug("lease-through-transfer", Place::Raftstore(raftstore::Bug::LeaseThroughTransfer)),

@@ -114,6 +114,9 @@ const FAULTS: [(Fault, u64); 25] = [
     (Fault::Merge, 50),
 ];
 
+/// Clocks that keep the law gain or lose so much at most: two of them, less than `clock_drift_percent`.
+pub const LAWFUL_DRIFT_PPM: u64 = 40_000;
+
 /// Time with faults in which there is room for pauses of up to 30 seconds.
 const LONG_US: u64 = 60_000_000;
 
@@ -210,7 +213,7 @@ impl Profile {
             chaos_us: rng.range(2_000..7_000) * 1_000,
             nemesis_us_max: *rng.pick(&[100_000, 300_000, 800_000, 2_000_000]),
             turn_us_max: *rng.pick(&[10, 100, 1_000, 4_000]),
-            drift_ppm_max: if clocks_lie { 300_000 } else { *rng.pick(&[0, 200, 5_000, 40_000]) },
+            drift_ppm_max: if clocks_lie { 300_000 } else { *rng.pick(&[0, 200, 5_000, LAWFUL_DRIFT_PPM]) },
             clocks_lie,
             net: draw_net(rng),
             faults,

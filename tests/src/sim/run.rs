@@ -12,6 +12,7 @@ use super::profile::{Fault, Profile};
 use super::stats::Stats;
 use super::world::World;
 use crate::check::durability::check_kept;
+use crate::check::knowledge::check_knowledge;
 use crate::check::leaks::{check_held, check_log, check_member, check_table};
 use crate::check::linear::{Verdict, check};
 use crate::check::scan::check_scan;
@@ -280,6 +281,7 @@ impl World {
                 self.watch.replicas.check(host.id, &region, &*view)?;
             }
             self.watch.logs.check_at_rest(host.id, &*host.engine)?;
+            check_knowledge(host.id, &*host.engine)?;
         }
         check_tiling(self.operator.leaders().map(|s| &*s.region))?;
         let forgotten = self

@@ -12,6 +12,7 @@ use crate::check::elections::Elections;
 use crate::check::gaps::Gaps;
 use crate::check::graves::Graves;
 use crate::check::identities::Identities;
+use crate::check::knowledge::check_knowledge;
 use crate::check::leases::{Lease, check_leases};
 use crate::check::log_matching::LogMatching;
 use crate::check::needless::check_needed;
@@ -25,6 +26,12 @@ const LOOK_US_MAX: u64 = 40_000;
 
 /// A worker that is busy for longer is stalled.
 const STALL_US: u64 = 5_000;
+
+/// Log batches of so many bytes hold one task each.
+const SINGLE_BYTES: usize = 64;
+
+/// Of so many turns of log writers, one is followed by a look at the log.
+const LOG_TURNS: u64 = 8;
 
 /// Shapes of one region that leases are asked for.
 const SHAPES_MAX: usize = 4;
@@ -59,6 +66,8 @@ pub struct Watch {
     lives: BTreeMap<StoreId, Life>,
     /// Looks so far.
     pub looks: u64,
+    /// Turns of log writers after which the log may have been looked at.
+    log_turns: u64,
     /// Disks are damaged on purpose: what is on them proves nothing.
     pub expects_damage: bool,
 }
@@ -199,6 +208,23 @@ impl World {
         }
         let host = self.rng.pick(&ids);
         self.watch.logs.check_news(*host, &self.hosts[host].engine)
+    }
+
+    /// After a turn of a log writer that may have left half of what belongs together for its next one.
+    pub(super) fn look_at_log(&mut self, store: StoreId, worker: usize) {
+        let host = &self.hosts[&store];
+        let writes =
+            host.running.as_ref().is_some_and(|running| running.workers[worker].name == "log-writer");
+        if !writes || host.config.log_batch_bytes_max > SINGLE_BYTES || self.nemesis.is_rotten(store) {
+            return;
+        }
+        self.watch.log_turns += 1;
+        if !self.watch.log_turns.is_multiple_of(LOG_TURNS) {
+            return;
+        }
+        if let Err(what) = check_knowledge(store, &*host.engine) {
+            self.violate(what);
+        }
     }
 
     /// Whether the time without a leader after a split can be bounded.

@@ -25,6 +25,7 @@ use super::stats::Stats;
 use super::trace::Trace;
 use super::watch::Watch;
 use crate::check::agreement::Agreement;
+use crate::check::knowledge::check_knowledge;
 
 /// Pause between attempts to join.
 const JOIN_US: u64 = 100_000;
@@ -266,6 +267,11 @@ impl World {
     /// Starts a store's process if it does not run.
     pub fn start(&mut self, id: StoreId) {
         let Some(host) = self.hosts.get_mut(&id).filter(|h| h.running.is_none()) else { return };
+        if !self.nemesis.is_rotten(id)
+            && let Err(what) = check_knowledge(id, &*host.engine)
+        {
+            return self.violate(what);
+        }
         let started = host.start(&self.effects, &self.agreement, &mut self.rng);
         let life = host.life;
         let now = self.global.now_us();
@@ -428,6 +434,7 @@ impl World {
             format!("turn {store}/{name}")
         });
         self.carry_out(done_at, worker);
+        self.look_at_log(store, worker);
         if more {
             let delay = self.rng.below(self.profile.turn_us_max) + 1;
             self.plan_turn(store, worker, done_at + delay);

@@ -164,6 +164,13 @@ impl<S: Storage> RawNode<S> {
         }
     }
 
+    /// Leader: from now on everybody has a whole election timeout to be heard from, before the quorum counts as lost.
+    pub fn restart_quorum_check(&mut self) {
+        if self.raft.role == Role::Leader {
+            self.raft.timers.election_elapsed = 0;
+        }
+    }
+
     /// Index of the snapshot asked for by [`Self::request_snapshot`] and not received yet; 0 = none.
     pub fn requested_snapshot(&self) -> Index {
         self.raft.request_snapshot

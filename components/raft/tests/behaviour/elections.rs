@@ -496,6 +496,25 @@ fn the_quorum_check_keeps_a_leader_with_a_quorum_and_removes_one_without() {
 }
 
 #[test]
+fn a_quorum_check_that_begins_anew_waits_for_a_whole_election_timeout() {
+    let config = Config { check_quorum: true, ..config(1) };
+    let mut peer = Peer::leader(&config, storage(members(&[1, 2, 3], &[]), &[]));
+    peer.tick(ELECTION_TICKS - 1);
+    // It slept, and nobody lives as far as it knows.
+    [2, 3].into_iter().for_each(|id| peer.raw.set_active(PeerId(id), false));
+    peer.raw.restart_quorum_check();
+    peer.tick(ELECTION_TICKS - 1);
+    assert_eq!(peer.raw.role(), Leader);
+    peer.tick(1);
+    assert_eq!(peer.raw.role(), Follower, "nobody was heard from");
+    peer.raw.set_randomized_election_ticks(ELECTION_TICKS);
+    peer.tick(ELECTION_TICKS - 1);
+    peer.raw.restart_quorum_check();
+    peer.tick(1);
+    assert_eq!(peer.raw.role(), Candidate, "a leader's check: no other timer is touched");
+}
+
+#[test]
 fn a_peer_is_alive_until_it_is_silent_between_two_quorum_checks() {
     let config = Config { check_quorum: true, ..config(1) };
     let mut peer = Peer::leader(&config, storage(members(&[1, 2, 3], &[]), &[]));
