@@ -399,6 +399,22 @@ pub(crate) enum Effect {
     Voided { region: Region },
 }
 
+impl Effect {
+    /// Answers whoever asked for it, where no peer takes it over.
+    pub(crate) fn answer(&mut self) {
+        let (done, answer) = match self {
+            Self::Membership { region, done, .. } => (done, Ok(vec![(**region).clone()])),
+            Self::MembershipRefused { done, error } => (done, Err(error.clone())),
+            Self::Split { regions, done } => (done, Ok(regions.clone())),
+            Self::Expecting { done, .. } => (done, Err(RequestError::Undetermined)),
+            Self::Prepared { .. } | Self::Merged { .. } | Self::RolledBack | Self::Voided { .. } => return,
+        };
+        if let Some(done) = done.take() {
+            done(answer);
+        }
+    }
+}
+
 /// A snapshot in the hands of the apply worker.
 pub(crate) struct InstallSnapshot {
     pub region: Region,

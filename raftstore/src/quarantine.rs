@@ -154,7 +154,8 @@ impl Quarantine {
     }
 
     /// What the region's applier did before it learned of the end: a split still gives birth to its children.
-    pub(crate) fn on_applied(&mut self, applied: Applied, env: &mut Env) {
+    pub(crate) fn on_applied(&mut self, mut applied: Applied, env: &mut Env) {
+        applied.effects.iter_mut().for_each(Effect::answer);
         let Some(entry) = self.entries.get_mut(&applied.region) else { return };
         for effect in applied.effects {
             match effect {

@@ -376,12 +376,8 @@ impl Peer {
     fn settle_others(&mut self, effects: Vec<Effect>, env: &mut Env) {
         for effect in effects {
             match effect {
-                Effect::Split { .. } | Effect::Merged { .. } | Effect::MembershipRefused { .. } => {
-                    self.on_effect(effect, env);
-                }
-                Effect::Membership { region, done: Some(done), .. } => done(Ok(vec![(*region).clone()])),
-                Effect::Expecting { done: Some(done), .. } => done(Err(RequestError::Undetermined)),
-                _ => {}
+                Effect::Split { .. } | Effect::Merged { .. } => self.on_effect(effect, env),
+                mut other => other.answer(),
             }
         }
     }
@@ -389,11 +385,7 @@ impl Peer {
     fn on_effect(&mut self, effect: Effect, env: &mut Env) {
         match effect {
             Effect::Membership { change, region, done } => self.on_membership(&change, region, done, env),
-            Effect::MembershipRefused { done, error } => {
-                if let Some(done) = done {
-                    done(Err(error));
-                }
-            }
+            mut refused @ Effect::MembershipRefused { .. } => refused.answer(),
             Effect::Split { regions, done } => self.on_split(regions, done, env),
             Effect::Expecting { source, done } => self.on_expecting(source, done, env),
             Effect::Prepared { region, prepared } => self.on_prepared(region, prepared, env),

@@ -101,6 +101,8 @@ const LATE: &str = "an old report that came late made placement forget a leader"
 const ENDING: &str = "the simulator ended a process before it had carried out what that did in its last turn";
 const GRANDCHILD: &str = "a child waited for its parent to apply its split again, the parent had become part of that child since, and \
      the child was taken for an orphan";
+const UNANSWERED: &str =
+    "a command carried out by a region that was found damaged meanwhile was never answered";
 const HASTY: &str = "a leader that woke because no store supported it any more gave up at once, unheard";
 const FORGOTTEN: &str = "after a crash a follower had a change of membership in its log and not that the one before it was committed: \
      it was elected by members of old, and lacked a committed entry";
@@ -160,6 +162,7 @@ pub const REGRESSIONS: &[Regression] = &[
     now(1_035_801, HALF, GRANDCHILD),
     now(1_062_862, HALF, FORGOTTEN),
     now(1_121_671, HALF, HASTY),
+    now(1_133_176, HALF, UNANSWERED),
 ];
 
 impl Regression {
