@@ -322,6 +322,9 @@ pub(crate) enum ApplyMsg {
         applied: LogId,
         merge: Option<MergeState>,
     },
+    /// A region that was damaged before anybody applied it is to be removed: its range must be known. Where it is being
+    /// applied, what is known there is newer.
+    Claim { region: Arc<Region>, peer: PeerId, incarnation: Incarnation },
     /// Apply committed entries.
     Task(ApplyTask),
     /// Install a snapshot.

@@ -11,13 +11,12 @@ use bytes::Bytes;
 use flotilla_engine::WriteBatch;
 use flotilla_region::{Peer as PeerInfo, PeerId, Region, RegionEpoch, RegionId, keys};
 
-use crate::admin::merge::Retire;
+use crate::admin::merge::{MergeState, Retire, is_merge_over};
 use crate::background::BackgroundMsg;
 use crate::codec::{get_bytes, get_u64, put_bytes, put_u64};
 use crate::error::{Damage, Quarantined};
 use crate::msg::{Applied, ApplyMsg, CreatePeer, Effect, Incarnation, RaftMsg};
 use crate::shared::Counters;
-use crate::state::LogId;
 use crate::worker::{Env, ask_others};
 
 /// What is known of a damaged region.
@@ -35,6 +34,10 @@ struct Entry {
     peers: Vec<PeerId>,
     /// The removal under way.
     closing: Option<Incarnation>,
+    /// The region is part of another one, which had this version then: others say so.
+    told: Option<(RegionId, u64)>,
+    /// That one waits until nothing is applied here any more.
+    retiring: Option<(Incarnation, RegionId)>,
 }
 
 /// The damaged regions of one raft worker.
@@ -71,7 +74,12 @@ impl Quarantine {
         tracing::error!(region = id.0, peer = peer.0, why = %damage, "region is damaged: out of service on this store");
         Counters::add(&env.shared.counters.regions_quarantined, 1);
         if let Some(region) = &region {
-            env.shared.ranges.lock().take(id, region.space, &region.range);
+            let merge = env.shared.engine.get(&keys::merge_state(id)).ok().flatten();
+            let mut ranges = env.shared.ranges.lock();
+            ranges.take(id, region.space, &region.range);
+            if let Some(MergeState::Prepared(prepared)) = merge.and_then(MergeState::decode) {
+                ranges.doom(id, prepared.target);
+            }
         }
         let why = damage.to_string();
         if !peer.is_zero() && !matches!(damage, Damage::Command(_)) {
@@ -82,7 +90,7 @@ impl Quarantine {
             }
             env.shared.links.background.send(BackgroundMsg::Checkpoint(Box::new(|| {})));
         }
-        self.entries.insert(id, Entry { region, peers, closing: None });
+        self.entries.insert(id, Entry { region, peers, closing: None, told: None, retiring: None });
         self.publish(id, &why, env);
     }
 
@@ -126,21 +134,20 @@ impl Quarantine {
     /// Removes what is here of the region, with a tombstone of its own epoch, or of `epoch` if that is not known.
     fn close(&mut self, id: RegionId, epoch: RegionEpoch, env: &mut Env) {
         let incarnation = env.next_incarnation();
-        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.closing.is_none()) else { return };
+        // One that a target is about to take over ends with that.
+        let may_close = |entry: &&mut Entry| entry.closing.is_none() && entry.retiring.is_none();
+        let Some(entry) = self.entries.get_mut(&id).filter(may_close) else { return };
         entry.closing = Some(incarnation);
         let peer = entry.peers.first().copied().unwrap_or_default();
         let descriptor = match &entry.region {
             Some(region) => {
-                // Whoever removes a region has to know its range.
-                let (region, applied) = (region.clone(), LogId::default());
-                let register =
-                    ApplyMsg::Register { region: region.clone(), peer, incarnation, applied, merge: None };
-                env.apply(id, register);
-                region
+                env.apply(id, ApplyMsg::Claim { region: region.clone(), peer, incarnation });
+                region.clone()
             }
             None => Arc::new(Region { id, epoch, ..Region::default() }),
         };
-        env.apply(id, ApplyMsg::Destroy { descriptor, peer, incarnation, merged: None, early: false });
+        let merged = entry.told;
+        env.apply(id, ApplyMsg::Destroy { descriptor, peer, incarnation, merged, early: false });
     }
 
     /// The removal is written. Returns the peers whose logs may go once that is durable.
@@ -205,8 +212,43 @@ impl Quarantine {
             return;
         }
         let is_doomed = env.shared.ranges.lock().is_doomed(*source, *target);
-        if is_doomed {
-            env.tell(*target, RaftMsg::Retired { target: *target, source: *source });
+        let incarnation = env.next_incarnation();
+        let entry = self.entries.get_mut(source).filter(|entry| is_doomed && entry.closing.is_none());
+        if let Some(entry) = entry {
+            entry.retiring = Some((incarnation, *target));
+            env.apply(*source, ApplyMsg::Retire { region: *source, incarnation });
+        }
+    }
+
+    /// What was under way when the region was taken out of service is applied, and all of it has returned.
+    pub(crate) fn on_quiet(&mut self, source: RegionId, incarnation: Incarnation, env: &mut Env) {
+        let retiring = self.entries.get(&source).and_then(|entry| entry.retiring);
+        if let Some((_, target)) = retiring.filter(|(asked, _)| *asked == incarnation) {
+            env.tell(target, RaftMsg::Retired { target, source });
+        }
+    }
+
+    /// The target's peer went away before it took this region over, or is past the merge without that.
+    pub(crate) fn on_abandoned(&mut self, source: RegionId, target: RegionId, version: u64, env: &Env) {
+        let Some(entry) = self.entries.get_mut(&source) else { return };
+        if entry.retiring.is_some_and(|(_, by)| by == target) {
+            entry.retiring = None;
+            if version > 0 {
+                self.on_told(source, None, (target, version), env);
+            }
+        }
+    }
+
+    /// Another store has seen the region become part of a target, which had that version then: so it says, to one peer. A
+    /// snapshot of the target may take its place.
+    pub(crate) fn on_told(&mut self, id: RegionId, to: Option<PeerId>, told: (RegionId, u64), env: &Env) {
+        let is_mine = |entry: &&mut Entry| to.is_none_or(|peer| entry.peers.contains(&peer));
+        let Some(entry) = self.entries.get_mut(&id).filter(is_mine) else { return };
+        if entry.told.is_none_or(|(_, known)| known < told.1) {
+            entry.told = Some(told);
+            if entry.region.is_some() {
+                env.shared.ranges.lock().doom(id, told.0);
+            }
         }
     }
 
@@ -217,12 +259,16 @@ impl Quarantine {
         }
     }
 
-    /// Asks the others whether the damaged peers are still members: the word that they are not may have been lost.
+    /// Asks the others whether the damaged peers are still members: the word that they are not may have been lost. Those
+    /// that are part of another region end as soon as that one is past the merge.
     pub(crate) fn ask_others(&mut self, env: &mut Env) {
         let mut gone = Vec::new();
         for (id, entry) in &self.entries {
             let (Some(region), Some(peer)) = (&entry.region, entry.peers.first()) else { continue };
-            if env.shared.directory.read().has_left(region, *peer) {
+            // A record of the target that cannot be read is that one's quarantine's to decide.
+            let is_over =
+                entry.told.is_some_and(|told| is_merge_over(region, false, told, env).unwrap_or(false));
+            if is_over || env.shared.directory.read().has_left(region, *peer) {
                 gone.push(*id);
                 continue;
             }

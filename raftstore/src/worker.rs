@@ -230,21 +230,19 @@ impl RaftWorker {
                 Some((peer, env)) => peer.on_retire(*retire, env),
                 None => self.quarantine.on_retire(&retire, &mut self.env),
             },
-            RaftMsg::Quiet { region, incarnation } => {
-                if let Some((peer, env)) = self.touch_life(region, incarnation) {
-                    peer.on_quiet(env);
-                }
-            }
+            RaftMsg::Quiet { region, incarnation } => match self.touch_life(region, incarnation) {
+                Some((peer, env)) => peer.on_quiet(env),
+                None => self.quarantine.on_quiet(region, incarnation, &mut self.env),
+            },
             RaftMsg::Retired { target, source } => {
                 if let Some((peer, env)) = self.touch(target) {
                     peer.on_retired(source, env);
                 }
             }
-            RaftMsg::Abandoned { source, target, version } => {
-                if let Some((peer, env)) = self.touch(source) {
-                    peer.on_abandoned(target, version, env);
-                }
-            }
+            RaftMsg::Abandoned { source, target, version } => match self.touch(source) {
+                Some((peer, env)) => peer.on_abandoned(target, version, env),
+                None => self.quarantine.on_abandoned(source, target, version, &self.env),
+            },
             RaftMsg::Merged { region, peer } => self.on_merged(region, peer),
             _ => {}
         }
@@ -383,6 +381,10 @@ impl RaftWorker {
                 peer.on_told(RegionId(merged.target), merged.version, env);
             }
             (None, Some(MergeNews::Ask(ask))) => self.answer_for_gone(region, from, &ask),
+            (None, Some(MergeNews::MergedInto(merged))) => {
+                let told = (RegionId(merged.target), merged.version);
+                self.quarantine.on_told(region, Some(to.id), told, &self.env);
+            }
             _ => {}
         }
     }

@@ -262,11 +262,22 @@ impl ApplyWorker {
             Counters::add(&self.shared.counters.applied_commands, self.round.commands);
         }
         let round = std::mem::take(&mut self.round);
-        self.publish_dirty(&round);
         round.replies.into_iter().for_each(Reply::send);
-        self.tell_applied(round.applied);
-        for (region, _, incarnation) in round.destroyed {
-            self.shared.links.raft_of(region).send(RaftMsg::Destroyed { region, incarnation });
+        let shared = self.shared.clone();
+        {
+            // Held, so that no raft worker hears that a removal is durable before it hears of the removal.
+            let mut dirty = shared.dirty.lock();
+            for applied in &round.applied {
+                if let Some(applier) = self.appliers.get(&applied.region) {
+                    dirty.insert((applied.region, applier.peer), applied.applied);
+                }
+            }
+            dirty
+                .extend(round.destroyed.iter().map(|(region, peer, _)| ((*region, *peer), LogId::default())));
+            self.tell_applied(round.applied);
+            for (region, _, incarnation) in round.destroyed {
+                shared.links.raft_of(region).send(RaftMsg::Destroyed { region, incarnation });
+            }
         }
         for (region, incarnation) in round.retired {
             self.shared.links.raft_of(region).send(RaftMsg::Quiet { region, incarnation });
@@ -294,26 +305,15 @@ impl ApplyWorker {
         }
     }
 
-    /// Lets the checkpointer know what the next flush of `data` will make durable.
-    fn publish_dirty(&self, round: &Round) {
-        if round.applied.is_empty() && round.destroyed.is_empty() {
-            return;
-        }
-        let mut dirty = self.shared.dirty.lock();
-        for applied in &round.applied {
-            if let Some(applier) = self.appliers.get(&applied.region) {
-                dirty.insert((applied.region, applier.peer), applied.applied);
-            }
-        }
-        for (region, peer, _) in &round.destroyed {
-            dirty.insert((*region, *peer), LogId::default());
-        }
-    }
-
     fn handle(&mut self, message: ApplyMsg) -> Result<(), StoreError> {
         match message {
             ApplyMsg::Register { region, peer, incarnation, applied, merge } => {
                 self.appliers.insert(region.id, Applier::new(region, peer, incarnation, applied, merge));
+                Ok(())
+            }
+            ApplyMsg::Claim { region, peer, incarnation } => {
+                let unknown = || Applier::new(region.clone(), peer, incarnation, LogId::default(), None);
+                self.appliers.entry(region.id).or_insert_with(unknown);
                 Ok(())
             }
             ApplyMsg::Task(task) => self.on_task(task),

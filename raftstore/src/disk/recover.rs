@@ -46,8 +46,11 @@ pub struct Survivor {
     pub commit: Index,
     /// Position of a split in its log that is not applied and will be refused: what was written after it is lost.
     pub split_at: Option<Index>,
-    /// It is damaged, or in the middle of something that cannot be cut short: no region can go on with it.
+    /// It is damaged: no region can go on with it, alone or with others.
     pub is_unusable: bool,
+    /// It is in the middle of a merge, which cannot be cut short: a member as good as any other, but no region can go on
+    /// with it alone.
+    pub is_merging: bool,
 }
 
 /// A region that goes on with one replica.
@@ -168,7 +171,8 @@ fn survivor(store: StoreId, local: &LocalRegion) -> Option<Survivor> {
         last: log.map(|log| log.last).filter(|last| last.index > at.index).unwrap_or(at),
         commit: log.and_then(|log| log.hard_state).map_or(at.index, |state| state.commit.max(at.index)),
         split_at: None,
-        is_unusable: is_damaged || is_quarantined || local.is_merging || applied.is_none(),
+        is_unusable: is_damaged || is_quarantined || applied.is_none(),
+        is_merging: local.is_merging,
     })
 }
 
@@ -227,12 +231,21 @@ fn judge(replicas: &[&Survivor], stores: &BTreeSet<StoreId>, failed: &BTreeSet<S
         return Verdict::Refused(region.clone(), why);
     }
     let votes = |s: &Survivor| s.region.peer(s.peer).is_some_and(|me| me.role != PeerRole::Learner);
+    let is_usable = |s: &Survivor| !s.is_unusable && !s.is_merging;
     let best_of =
-        |voters: bool| replicas.iter().filter(|s| !s.is_unusable && (!voters || votes(s))).max_by_key(age);
+        |voters: bool| replicas.iter().filter(|s| is_usable(s) && (!voters || votes(s))).max_by_key(age);
     let best = best_of(true).or_else(|| best_of(false));
     let Some(best) = best else {
         return Verdict::Refused(region.clone(), "no replica is left that can be used".to_owned());
     };
+    let has_more = |s: &&&Survivor| s.is_merging && !s.is_unusable && age(s) > age(&best);
+    if let Some(merging) = replicas.iter().find(has_more) {
+        let why = format!(
+            "store {} has more of it than the others, and is in the middle of a merge",
+            merging.store
+        );
+        return Verdict::Refused(region.clone(), why);
+    }
     let conf_ver = replicas.iter().map(|s| s.region.epoch.conf_ver).max().unwrap_or(0);
     let after = Region {
         // Newer than whatever the lost replicas may still believe. The version stays: commands of the log that are not
@@ -359,6 +372,7 @@ mod tests {
             commit: at.index,
             split_at: None,
             is_unusable: false,
+            is_merging: false,
         }
     }
 
@@ -421,5 +435,19 @@ mod tests {
         let bad = Survivor { is_unusable: true, ..on(1, &region, 9) };
         let made = plan(&[bad], &set(&[1]), &set(&[2, 3]));
         assert!(made.keep.is_empty() && made.refused.len() == 1);
+    }
+
+    #[test]
+    fn a_survivor_in_a_merge_counts_for_the_quorum_and_is_never_thrown_away_for_one_that_has_less() {
+        let region = region(20, ("", ""), 1, &[1, 2, 3]);
+        let merging = Survivor { is_merging: true, ..on(1, &region, 9) };
+        let made = plan(&[merging.clone(), on(2, &region, 5)], &set(&[1, 2]), &set(&[3]));
+        assert_eq!((made.healthy, made.keep.len(), made.bury.len()), (1, 0, 0), "{made:?}");
+        let region = self::region(20, ("", ""), 1, &[1, 2, 3, 4, 5]);
+        let merging = Survivor { region: region.clone(), ..merging };
+        let made = plan(&[merging.clone(), on(2, &region, 5)], &set(&[1, 2]), &set(&[3, 4, 5]));
+        assert!(made.keep.is_empty() && made.refused[0].1.contains("store 1"), "{made:?}");
+        let made = plan(&[merging, on(2, &region, 12)], &set(&[1, 2]), &set(&[3, 4, 5]));
+        assert_eq!(made.keep[0].survivor.store, StoreId(2));
     }
 }

@@ -355,8 +355,9 @@ impl Peer {
             return;
         }
         let was_uninitialised = self.phase == Phase::Uninitialised;
+        // As in `end_in_quarantine`: children of a split under way have a log before this one is gone.
+        self.log_commit(env);
         self.phase = Phase::Closing;
-        self.unlogged_commit = None;
         self.give_check_up();
         self.lease.revoke(&env.shared.delegates, self.id());
         self.end_leading(env);

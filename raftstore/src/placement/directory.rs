@@ -65,6 +65,12 @@ impl Directory {
         self.damaged.insert(from, beat.damaged.clone());
     }
 
+    /// Whether a store was removed from the cluster for good. One that the book does not have may be newer than the book:
+    /// a process that starts again knows an old one at first.
+    pub(crate) fn is_removed(&self, store: StoreId) -> bool {
+        self.stores.get(&store).is_some_and(|record| record.state == StoreState::Tombstone)
+    }
+
     /// Takes over a book of the meta leader in `term`. Returns whether anything changed.
     pub(crate) fn learn_book(&mut self, term: Term, stores: Vec<StoreRecord>) -> bool {
         if term < self.book_term {

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use flotilla_placement::StoreState;
 use flotilla_region::{Peer as PeerInfo, PeerId, RegionId, StoreId, Term};
 
 use super::RaftWorker;
@@ -140,10 +139,6 @@ impl RaftWorker {
         let env = &mut self.env;
         self.unrest.releases.retain(|_, (at, release)| {
             let (store, shared) = (release.to.store, env.shared.clone());
-            let is_removed = || {
-                let book = &shared.directory.read().stores;
-                !book.is_empty() && book.get(&store).is_none_or(|s| s.state == StoreState::Tombstone)
-            };
             let is_over = shared.supports.of(store).is_none_or(|s| s.epoch != release.epoch);
             if is_over || env.now < *at {
                 return !is_over;
@@ -160,7 +155,7 @@ impl RaftWorker {
                 message.fortification = Some(note);
                 env.outbox.push(release.to.store, message);
             }
-            !is_removed()
+            !shared.directory.read().is_removed(store)
         });
     }
 }

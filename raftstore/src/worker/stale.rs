@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use flotilla_placement::StoreState;
 use flotilla_region::{Peer as PeerInfo, PeerId, Region, RegionEpoch, RegionId, keys};
 
 use super::{Env, RaftWorker, rouse};
@@ -159,8 +158,8 @@ impl RaftWorker {
                 return now.ms_since(farewell.since) < FAREWELL_KEPT * config.stale_peer_ms;
             }
             let directory = shared.directory.read();
-            let (store, book) = (farewell.gone.store, &directory.stores);
-            if !book.is_empty() && book.get(&store).is_none_or(|known| known.state == StoreState::Tombstone) {
+            let store = farewell.gone.store;
+            if directory.is_removed(store) {
                 return false;
             }
             let heard = directory.last_heard.get(&store);

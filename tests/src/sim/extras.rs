@@ -26,6 +26,8 @@ pub struct Extras {
     pub births: bool,
     /// Wall clocks are set back and forth, which no promise depends on; not where values expire, which is judged by them.
     pub wall_jumps: bool,
+    /// Damaged disks stay for some time, so that the store has to live with what it can read no more.
+    pub kept_rot: bool,
 }
 
 impl Extras {
@@ -46,6 +48,7 @@ impl Extras {
             long_pauses: rng.chance(1, 3),
             births: true,
             wall_jumps: rng.chance(1, 3),
+            kept_rot: rng.chance(1, 2),
         }
     }
 }

@@ -19,6 +19,9 @@ use super::host::Host;
 use super::world::{Event, World};
 use crate::check::tiling::regions_on;
 
+/// For how much longer a damaged disk may stay.
+const ROT_KEPT_US_MAX: u64 = 20_000_000;
+
 /// Whether a store's log holds a change of membership that its data does not have yet.
 fn changes_membership(host: &Host) -> bool {
     let view = host.engine_snapshot();
@@ -176,7 +179,10 @@ impl World {
             // Nobody reads a log that is in memory.
             self.strike_down(id, false);
         }
-        let after = 300_000 + self.nemesis.rng.below(5_000_000);
+        let mut after = 300_000 + self.nemesis.rng.below(5_000_000);
+        if self.profile.extras.kept_rot {
+            after += self.nemesis.extra.below(ROT_KEPT_US_MAX);
+        }
         self.plan(after, Event::Replace(id));
     }
 

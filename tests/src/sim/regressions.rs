@@ -103,6 +103,7 @@ const GRANDCHILD: &str = "a child waited for its parent to apply its split again
      the child was taken for an orphan";
 const UNANSWERED: &str =
     "a command carried out by a region that was found damaged meanwhile was never answered";
+const NEWER: &str = "a restarted store took one that its old address book did not have for removed, and never released a follower there";
 const HASTY: &str = "a leader that woke because no store supported it any more gave up at once, unheard";
 const FORGOTTEN: &str = "after a crash a follower had a change of membership in its log and not that the one before it was committed: \
      it was elected by members of old, and lacked a committed entry";
@@ -163,6 +164,7 @@ pub const REGRESSIONS: &[Regression] = &[
     now(1_062_862, HALF, FORGOTTEN),
     now(1_121_671, HALF, HASTY),
     now(1_133_176, HALF, UNANSWERED),
+    now(2_594, SHORT, NEWER),
 ];
 
 impl Regression {

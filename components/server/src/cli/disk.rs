@@ -371,6 +371,7 @@ fn report(stores: &BTreeSet<StoreId>, survivors: &[Survivor]) -> Value {
             "commit": s.commit.0,
             "split_at": s.split_at.map(|at| at.0),
             "is_unusable": s.is_unusable,
+            "is_merging": s.is_merging,
         })
     });
     json!({
@@ -396,6 +397,7 @@ fn parse_report(value: &Value) -> Option<(Vec<StoreId>, Vec<Survivor>)> {
             commit: Index(value.get("commit")?.as_u64()?),
             split_at: value.get("split_at")?.as_u64().map(Index),
             is_unusable: value.get("is_unusable")?.as_bool()?,
+            is_merging: value.get("is_merging")?.as_bool()?,
         })
     });
     Some((stores.collect::<Option<_>>()?, survivors.collect::<Option<_>>()?))

@@ -11,6 +11,8 @@
 mod source;
 mod target;
 
+pub(crate) use source::is_merge_over;
+
 use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;

@@ -285,43 +285,51 @@ impl Peer {
         self.merge.told
     }
 
-    /// Destroys a merged region that nothing on this store will ever ask for again: the target's peer here is past the
-    /// merge, or was removed. An absent one may still be created, by a split that is to be replayed (trap T16), unless
-    /// those who have the keys since then have no peer here; or unless the target has none, and no log that such a split
-    /// would give a life to.
+    /// Destroys a merged region that nothing on this store will ever ask for again.
     pub(crate) fn maybe_bury(&mut self, env: &mut Env) -> Result<(), flotilla_engine::Error> {
-        let Some((target, version)) = self.merge.told else { return Ok(()) };
+        let Some(told) = self.merge.told else { return Ok(()) };
         let is_empty = self.phase == Phase::Uninitialised;
         let may_end = is_empty || matches!(self.phase, Phase::Live | Phase::Orphaned);
-        if !may_end || self.has_child_to_bear(env) {
-            return Ok(());
-        }
-        let stored = env.shared.engine.get(&keys::region_state(target))?.and_then(RegionState::decode);
-        let is_over = match stored {
-            _ if planted!(SourceBuriedEarly) => true,
-            Some(RegionState::Normal(here)) => {
-                here.epoch.version >= version && (is_empty || !here.range.overlaps(&self.region.range))
-            }
-            Some(RegionState::Tombstone { .. }) => true,
-            None => {
-                let me = env.shared.origin.store;
-                let directory = env.shared.directory.read();
-                let is_elsewhere = |known: &&RegionInfo| {
-                    known.region.epoch.version >= version && known.region.peer_on(me).is_none()
-                };
-                // Nobody knows here which range one without data would have.
-                let (space, start) = (self.region.space, &self.region.range.start);
-                let owner = directory.routes.by_key(space, start).filter(|_| !is_empty);
-                let target_elsewhere = directory.routes.by_id(target).filter(is_elsewhere).is_some();
-                owner.filter(is_elsewhere).is_some()
-                    || target_elsewhere && !PeerLog::has_any(&*env.shared.engine, target)?
-            }
-        };
-        if is_over {
-            tracing::info!(region = self.id().0, target = target.0, "merged region that missed it ends");
+        if may_end && !self.has_child_to_bear(env) && is_merge_over(&self.region, is_empty, told, env)? {
+            tracing::info!(region = self.id().0, target = told.0.0, "merged region that missed it ends");
             self.close(env);
         }
         Ok(())
+    }
+}
+
+/// Whether a region that is part of another one since that had a version, has nothing left to do on this store: the
+/// target's peer here is past the merge, or was removed. An absent one may still be created, by a split that is to be
+/// replayed (trap T16), unless those who have the keys since then have no peer here; or unless the target has none, and
+/// no log that such a split would give a life to. A source that `is_empty` has no data.
+pub(crate) fn is_merge_over(
+    source: &Region,
+    is_empty: bool,
+    (target, version): (RegionId, u64),
+    env: &Env,
+) -> Result<bool, flotilla_engine::Error> {
+    if planted!(SourceBuriedEarly) {
+        return Ok(true);
+    }
+    match env.shared.engine.get(&keys::region_state(target))?.and_then(RegionState::decode) {
+        Some(RegionState::Normal(here)) => {
+            Ok(here.epoch.version >= version && (is_empty || !here.range.overlaps(&source.range)))
+        }
+        Some(RegionState::Tombstone { .. }) => Ok(true),
+        None => {
+            let me = env.shared.origin.store;
+            let directory = env.shared.directory.read();
+            let is_elsewhere = |known: &&RegionInfo| {
+                known.region.epoch.version >= version && known.region.peer_on(me).is_none()
+            };
+            // Nobody knows here which range one without data would have.
+            let owner = directory.routes.by_key(source.space, &source.range.start).filter(|_| !is_empty);
+            if owner.filter(is_elsewhere).is_some() {
+                return Ok(true);
+            }
+            let target_elsewhere = directory.routes.by_id(target).filter(is_elsewhere).is_some();
+            Ok(target_elsewhere && !PeerLog::has_any(&*env.shared.engine, target)?)
+        }
     }
 }
 
