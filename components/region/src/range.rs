@@ -64,13 +64,19 @@ impl KeyRange {
     }
 }
 
+/// Of a longer key the rest is not shown: one that marks an end of the key space is longer than any other.
+const SHOWN_MAX: usize = 64;
+
+fn shown(key: &[u8]) -> String {
+    match key.get(..SHOWN_MAX) {
+        Some(head) if key.len() > SHOWN_MAX => format!("{}.. ({} bytes)", head.escape_ascii(), key.len()),
+        _ => key.escape_ascii().to_string(),
+    }
+}
+
 impl fmt::Debug for KeyRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "[{}, {})",
-            self.start.escape_ascii(),
-            if self.end.is_empty() { "+inf".into() } else { self.end.escape_ascii().to_string() }
-        )
+        let end = if self.end.is_empty() { "+inf".into() } else { shown(&self.end) };
+        write!(f, "[{}, {end})", shown(&self.start))
     }
 }

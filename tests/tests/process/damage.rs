@@ -165,6 +165,15 @@ fn a_cluster_that_lost_two_of_three_stores_goes_on_with_the_third() {
     let dir = dir.to_str().expect("UTF-8");
     let (code, listed, why) = offline(&["disk", "regions", "--data-dir", dir]);
     assert!(code == Some(0) && listed.as_array().is_some_and(|list| list.len() >= 4), "{listed} {why}");
+    let own = ids[2].to_string();
+    let (code, _, why) = offline(&["recover", "--data-dir", dir, "--failed", &own]);
+    assert!(code == Some(1) && why.contains("which --failed names"), "{why}");
+    let (code, plan, why) = offline(&["recover", "--data-dir", dir, "--failed", "77"]);
+    assert!(code == Some(0) && plan["failed_without_replica"][0] == 77, "{plan} {why}");
+    let none = format!("{dir}-none");
+    let (code, _, why) = offline(&["recover", "--data-dir", &none, "--failed", &lost]);
+    assert!(code == Some(1) && why.contains("there is no store"), "{why}");
+    assert!(!std::path::Path::new(&none).exists(), "a typing error made a store");
     let recover = ["recover", "--data-dir", dir, "--failed", &lost];
     let (code, plan, why) = offline(&recover);
     let keep = plan["keep"].as_array().map_or(0, Vec::len);

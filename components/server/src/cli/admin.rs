@@ -27,12 +27,14 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Through any of these stores; nothing is connected yet.
+    /// Through any of these stores; nothing is connected yet. Every answer is waited for as long as `timeout`, or half a
+    /// minute.
     ///
     /// # Errors
     /// No address, or one that is not `host:port`.
-    pub fn new<S: AsRef<str>>(addresses: &[S]) -> Result<Self, CliError> {
-        Ok(Self { endpoints: Endpoints::new(addresses, CONNECT_TIMEOUT, ANSWER_TIMEOUT)? })
+    pub fn new<S: AsRef<str>>(addresses: &[S], timeout: Option<Duration>) -> Result<Self, CliError> {
+        let answer = timeout.unwrap_or(ANSWER_TIMEOUT);
+        Ok(Self { endpoints: Endpoints::new(addresses, CONNECT_TIMEOUT.min(answer), answer)? })
     }
 
     /// All stores, by id.

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use flotilla_router::{Client, ClientOptions, RetryPolicy};
 
+use super::admin::Admin;
 use super::error::CliError;
 use super::text::{from_hex, show};
 
@@ -31,18 +32,32 @@ pub struct Common {
     /// Keys and values are hexadecimal instead of UTF-8
     #[arg(long)]
     pub hex: bool,
-    /// Seconds after which an attempt that did not succeed is the last
-    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
-    pub timeout: u64,
+    /// Longest time to try, in seconds [default: 15; of `ctl`, for each request: 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
 }
 
+/// Time for reads and writes of keys, in seconds.
+const TIMEOUT_S: u64 = 15;
+
 impl Common {
+    /// Administration of the cluster.
+    ///
+    /// # Errors
+    /// As [`Admin::new`].
+    pub(super) fn admin(&self) -> Result<Admin, CliError> {
+        Admin::new(&self.pd, self.timeout.map(Duration::from_secs))
+    }
+
     /// Connects to the cluster.
     ///
     /// # Errors
     /// No address answered in time.
     pub async fn client(&self) -> Result<Client, CliError> {
-        let retry = RetryPolicy { budget_ms: self.timeout.saturating_mul(1_000), ..RetryPolicy::default() };
+        let retry = RetryPolicy {
+            budget_ms: self.timeout.unwrap_or(TIMEOUT_S).saturating_mul(1_000),
+            ..RetryPolicy::default()
+        };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let seed = now.as_nanos() as u64 ^ u64::from(std::process::id()).rotate_left(32);
         Ok(Client::connect_with(&self.pd, ClientOptions { retry, seed, ..ClientOptions::default() }).await?)

@@ -18,9 +18,12 @@ use super::render::{
     store_json, store_table,
 };
 
-/// How long a drain is waited for, and how often it is looked at.
-const DRAIN_LIMIT: Duration = Duration::from_secs(30 * 60);
-const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// How often a move or a drain is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long the leader of a region has for a comparison.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(120);
+/// A drain that makes no progress for so long may want for stores.
+const DRAIN_STUCK: Duration = Duration::from_secs(15);
 /// How long a cluster that cannot say how far a move is, is asked again.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -84,7 +87,7 @@ enum CtlCommand {
     RemovePeer(OnStore),
     /// Move the peer on one store to another store
     Move(MoveArgs),
-    /// Compare the replicas of a region, or of all; exit status 1 if any differ
+    /// Compare the replicas of a region, or of all; exit status 1 if any differ or do not answer
     Check {
         #[command(flatten)]
         common: Common,
@@ -102,6 +105,9 @@ enum CtlCommand {
         /// Return at once instead of waiting until it is removed
         #[arg(long)]
         no_wait: bool,
+        /// Longest time to wait until it is removed, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 1_800, conflicts_with_all = ["no_wait", "undo"])]
+        wait: u64,
         /// Stop draining: the store stays
         #[arg(long, conflicts_with = "no_wait")]
         undo: bool,
@@ -113,9 +119,9 @@ enum CtlCommand {
         /// Its id
         #[arg(long)]
         store: u64,
-        /// Only those of this region
-        #[arg(long, default_value_t = 0)]
-        region: u64,
+        /// Only those of this region; without it, all of them
+        #[arg(long)]
+        region: Option<u64>,
     },
     /// Look at a store that does not run
     Disk(Disk),
@@ -160,14 +166,14 @@ impl Ctl {
     pub(super) async fn run(self, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
         let text = match self.command {
             CtlCommand::Stores { common } => {
-                let stores = Admin::new(&common.pd)?.stores().await?;
+                let stores = common.admin()?.stores().await?;
                 match common.output {
                     Output::Json => stores.iter().map(store_json).collect::<Value>().to_string(),
                     Output::Table => store_table(&stores),
                 }
             }
             CtlCommand::Regions { common } => {
-                let regions = Admin::new(&common.pd)?.regions(0).await?;
+                let regions = common.admin()?.regions(0).await?;
                 match common.output {
                     Output::Json => regions.iter().map(region_json).collect::<Value>().to_string(),
                     Output::Table => region_table(&regions, common.hex),
@@ -175,7 +181,7 @@ impl Ctl {
             }
             CtlCommand::Region { common, id, named } => {
                 let id = id.or(named).unwrap_or(0);
-                let regions = Admin::new(&common.pd)?.regions(id).await?;
+                let regions = common.admin()?.regions(id).await?;
                 // An id of 0 would list all.
                 if id == 0 || regions.is_empty() {
                     return Err(CliError::RegionNotFound { id });
@@ -206,15 +212,15 @@ impl Ctl {
             }
             CtlCommand::Move(args) => move_peer(&args).await?,
             CtlCommand::Check { common, region } => return check(&common, region, out).await,
-            CtlCommand::DrainStore { common, store, no_wait, undo } => {
-                Admin::new(&common.pd)?.drain(store, !undo).await?;
+            CtlCommand::DrainStore { common, store, no_wait, wait, undo } => {
+                common.admin()?.drain(store, !undo).await?;
                 if !no_wait && !undo {
-                    wait_removed(&common, store).await?;
+                    wait_removed(&common, store, Duration::from_secs(wait)).await?;
                 }
                 done(&common)
             }
             CtlCommand::Compact { common, store, region } => {
-                Admin::new(&common.pd)?.compact(store, region).await?;
+                common.admin()?.compact(store, region.unwrap_or(0)).await?;
                 done(&common)
             }
             CtlCommand::Disk(disk) => return disk.run(out),
@@ -231,30 +237,48 @@ fn done(common: &Common) -> String {
     }
 }
 
-/// Waits until a drained store is removed.
-async fn wait_removed(common: &Common, id: u64) -> Result<(), CliError> {
-    let admin = Admin::new(&common.pd)?;
-    let give_up = Instant::now() + DRAIN_LIMIT;
+/// Waits until a drained store is removed, and says on standard error how far that is.
+async fn wait_removed(common: &Common, id: u64, wait: Duration) -> Result<(), CliError> {
+    let admin = common.admin()?;
+    let give_up = Instant::now() + wait;
+    let (mut said, mut changed) = (None, Instant::now());
     loop {
         let stores = admin.stores().await?;
-        let found = stores.iter().find(|info| info.store.as_ref().is_some_and(|store| store.id == id));
-        let is_gone = |info: &StoreInfo| {
-            info.store.as_ref().is_some_and(|store| store.state() == StoreState::Tombstone)
-        };
-        match found {
-            Some(info) if !is_gone(info) && Instant::now() >= give_up => {
-                return Err(CliError::NotDrained { id, regions: u64::from(info.region_count) });
-            }
-            Some(info) if !is_gone(info) => tokio::time::sleep(LOOK_EVERY).await,
-            _ => return Ok(()),
+        let of = |info: &StoreInfo| info.store.clone().unwrap_or_default();
+        let Some(info) = stores.iter().find(|info| of(info).id == id) else { return Ok(()) };
+        if of(info).state() == StoreState::Tombstone {
+            return Ok(());
         }
+        let regions = u64::from(info.region_count);
+        if of(info).address.is_empty() && regions == 0 {
+            eprintln!(
+                "store {id}: another store has its address now; it holds nothing, and is not waited for"
+            );
+            return Ok(());
+        }
+        if said != Some(regions) {
+            eprintln!("store {id}: {regions} regions left");
+            (said, changed) = (Some(regions), Instant::now());
+        } else if regions > 0 && changed.elapsed() >= DRAIN_STUCK {
+            let is_up = |info: &&StoreInfo| of(info).state() == StoreState::Up;
+            eprintln!(
+                "store {id}: still {regions} regions; {} other stores are up: add one if replicas have no place, or \
+                 --undo",
+                stores.iter().filter(is_up).count()
+            );
+            changed = give_up;
+        }
+        if Instant::now() >= give_up {
+            return Err(CliError::NotDrained { id, regions });
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
 /// Has a replica moved and waits for the outcome. The cluster is asked again and again with the same words, so that an
 /// order which a placement leader took with it is begun anew by the next one.
 async fn move_peer(args: &MoveArgs) -> Result<String, CliError> {
-    let admin = Admin::new(&args.common.pd)?;
+    let admin = args.common.admin()?;
     let give_up = Instant::now() + Duration::from_secs(args.wait);
     let mut answered = Instant::now();
     let mut said = String::new();
@@ -284,14 +308,16 @@ async fn move_peer(args: &MoveArgs) -> Result<String, CliError> {
 
 /// The region as a change leaves it.
 async fn show_region(common: &Common, id: u64) -> Result<String, CliError> {
-    let regions = Admin::new(&common.pd)?.regions(id).await?;
+    let regions = common.admin()?.regions(id).await?;
     let regions: Vec<_> = regions.into_iter().filter_map(|info| info.region).collect();
     Ok(show_changed(common, &regions))
 }
 
 /// Compares replicas and shows what each holds.
 async fn check(common: &Common, region: Option<u64>, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
-    let admin = Admin::new(&common.pd)?;
+    // The leader waits for replicas that do not answer.
+    let wait = common.timeout.map_or(CHECK_TIMEOUT, Duration::from_secs);
+    let admin = Admin::new(&common.pd, Some(wait))?;
     let ids = match region {
         Some(id) => vec![id],
         None => {
@@ -310,8 +336,18 @@ async fn check(common: &Common, region: Option<u64>, out: &mut (dyn Write + Send
         Output::Table => check_table(&checked),
     };
     writeln!(out, "{text}").map_err(CliError::Output)?;
-    let differing: Vec<u64> = checked.iter().filter(|(_, reply)| differs(reply)).map(|(id, _)| *id).collect();
-    if differing.is_empty() { Ok(()) } else { Err(CliError::ReplicasDiffer { regions: differing }) }
+    let that = |is: fn(&CheckReply) -> bool| -> Vec<u64> {
+        checked.iter().filter(|(_, reply)| is(reply)).map(|(id, _)| *id).collect()
+    };
+    let (differing, silent) = (that(differs), that(is_incomplete));
+    if !differing.is_empty() {
+        return Err(CliError::ReplicasDiffer { regions: differing });
+    }
+    if silent.is_empty() { Ok(()) } else { Err(CliError::ReplicasSilent { regions: silent }) }
+}
+
+fn is_incomplete(reply: &CheckReply) -> bool {
+    reply.replicas.iter().any(|replica| !replica.has_digest)
 }
 
 fn differs(reply: &CheckReply) -> bool {
@@ -322,7 +358,7 @@ fn differs(reply: &CheckReply) -> bool {
 
 /// Carries out a command and shows the regions that it left.
 async fn change(common: &Common, region: u64, command: AdminCommand) -> Result<String, CliError> {
-    let regions = Admin::new(&common.pd)?.command(region, command).await?;
+    let regions = common.admin()?.command(region, command).await?;
     Ok(show_changed(common, &regions))
 }
 

@@ -75,13 +75,13 @@ enum DiskCommand {
 /// Go on with what is left of regions that lost their quorum for good.
 #[derive(Debug, clap::Args)]
 pub(super) struct Recover {
-    /// Data directories of surviving stores, none of which may run
+    /// Data directory of a surviving store, which may not run; may be given several times
     #[arg(long, value_name = "DIR", required = true)]
     data_dir: Vec<PathBuf>,
     /// Ids of the stores that will never come back
     #[arg(long, value_name = "ID,...", value_delimiter = ',', required = true)]
     failed: Vec<u64>,
-    /// What surviving stores on other machines say: files that --report wrote there
+    /// What surviving stores on other machines say: a file that --report wrote there; may be given several times
     #[arg(long, value_name = "FILE")]
     others: Vec<PathBuf>,
     /// Write what these stores have to a file, for --others on another machine, and do nothing else
@@ -236,10 +236,16 @@ impl Recover {
         let mut stores = BTreeSet::new();
         for dir in &self.data_dir {
             let failed = |error| CliError::disk(dir, &error);
+            // Opening makes a store of a directory that has none.
+            drop(look(dir)?);
             let engine =
                 RocksEngine::open(dir, RocksConfig::small()).map_err(|error| failed(error.into()))?;
             recover::replay(engine.clone(), Arc::new(SystemClock), Arc::new(KvMachine)).map_err(failed)?;
-            stores.extend(Store::ident(&*engine).map_err(failed)?.map(|ident| ident.store));
+            let store = Store::ident(&*engine).map_err(failed)?.map(|ident| ident.store);
+            if let Some(store) = store.filter(|store| self.failed.contains(&store.0)) {
+                return Err(CliError::FailedSurvives { path: dir.clone(), store: store.0 });
+            }
+            stores.extend(store);
             survivors.extend(recover::survivors(&*engine).map_err(failed)?);
         }
         if let Some(path) = &self.report {
@@ -253,6 +259,8 @@ impl Recover {
             stores.extend(more);
             survivors.extend(theirs);
         }
+        let is_member = |id: u64| survivors.iter().any(|s| s.region.peer_on(StoreId(id)).is_some());
+        let strangers: Vec<u64> = self.failed.iter().copied().filter(|id| !is_member(*id)).collect();
         let failed = self.failed.iter().map(|id| StoreId(*id)).collect();
         let plan = recover::plan(&survivors, &stores, &failed);
         if self.execute {
@@ -264,8 +272,8 @@ impl Recover {
             }
         }
         let text = match self.output {
-            Output::Json => plan_json(&plan, self.execute).to_string(),
-            Output::Table => plan_text(&plan, self.execute),
+            Output::Json => plan_json(&plan, &strangers, self.execute).to_string(),
+            Output::Table => plan_text(&plan, &strangers, self.execute),
         };
         writeln!(out, "{text}").map_err(CliError::Output)
     }
@@ -403,9 +411,10 @@ fn parse_report(value: &Value) -> Option<(Vec<StoreId>, Vec<Survivor>)> {
     Some((stores.collect::<Option<_>>()?, survivors.collect::<Option<_>>()?))
 }
 
-fn plan_json(plan: &Plan, is_done: bool) -> Value {
+fn plan_json(plan: &Plan, strangers: &[u64], is_done: bool) -> Value {
     json!({
         "executed": is_done,
+        "failed_without_replica": strangers,
         "healthy": plan.healthy,
         "keep": plan.keep.iter().map(|kept| json!({
             "region": kept.after.id.0,
@@ -429,18 +438,25 @@ fn plan_json(plan: &Plan, is_done: bool) -> Value {
     })
 }
 
-fn plan_text(plan: &Plan, is_done: bool) -> String {
-    let mut lines = vec![format!("{} regions still have a quorum and stay as they are", plan.healthy)];
+fn plan_text(plan: &Plan, strangers: &[u64], is_done: bool) -> String {
+    let stranger =
+        |id: &u64| format!("store {id}, which --failed names, has no replica of any region of these stores");
+    let mut lines: Vec<String> = strangers.iter().map(stranger).collect();
+    lines.push(format!("{} regions still have a quorum and stay as they are", plan.healthy));
     for kept in &plan.keep {
         let lost: Vec<String> = kept.lost.iter().map(|peer| peer.store.to_string()).collect();
         let Survivor { store, last, commit, .. } = &kept.survivor;
+        let unsure = match commit.next() <= last.index {
+            true => {
+                format!("; entries {} to {}, committed or not, become part of it", commit.next(), last.index)
+            }
+            false => String::new(),
+        };
         lines.push(format!(
-            "region {}: goes on with store {store} alone; lost: what stores {} acknowledged after entry {} and, \
-             if never committed, entries {} to {} become part of it",
+            "region {}: goes on with store {store} alone; what stores {} may have acknowledged after entry {} is \
+             lost{unsure}",
             kept.after.id,
             lost.join(", "),
-            last.index,
-            commit.next(),
             last.index,
         ));
     }

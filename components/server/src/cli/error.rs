@@ -146,6 +146,20 @@ pub enum CliError {
         /// The regions.
         regions: Vec<u64>,
     },
+    /// Replicas did not say what they hold.
+    #[error("not all replicas of regions {regions:?} could be compared")]
+    ReplicasSilent {
+        /// The regions.
+        regions: Vec<u64>,
+    },
+    /// A data directory is that of a store that is said to be lost.
+    #[error("{} is store {store}, which --failed names", path.display())]
+    FailedSurvives {
+        /// The directory.
+        path: PathBuf,
+        /// The store.
+        store: u64,
+    },
     /// Not a file that `ctl recover --report` wrote.
     #[error("{}: not a report of survivors", path.display())]
     BadReport {

@@ -9,7 +9,6 @@ use flotilla_region::KeyRange;
 use flotilla_router::Scan;
 use serde::Serialize;
 
-use super::admin::Admin;
 use super::bar::Bar;
 use super::common::{Common, Output};
 use super::error::CliError;
@@ -137,7 +136,7 @@ impl Export {
         if *range != KeyRange::ALL {
             return None;
         }
-        let regions = Admin::new(&self.common.pd).ok()?.regions(0).await.ok()?;
+        let regions = self.common.admin().ok()?.regions(0).await.ok()?;
         let bytes = regions.iter().map(|region| region.approximate_bytes).sum();
         (bytes > 0).then_some(bytes)
     }

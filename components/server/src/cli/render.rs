@@ -67,18 +67,27 @@ pub fn store_table(stores: &[StoreInfo]) -> String {
             info.down_peers.to_string(),
             show_rate(info.reads, info.read_bytes),
             show_rate(info.writes, info.write_bytes),
-            show_size(info.available_bytes),
-            show_size(info.capacity_bytes),
+            show_known_size(info.available_bytes, info.capacity_bytes > 0),
+            show_known_size(info.capacity_bytes, info.capacity_bytes > 0),
             if info.log_sync_us == 0 {
                 "-".into()
             } else {
                 format!("{:.1} ms", info.log_sync_us as f64 / 1e3)
             },
-            format!("{:.1} s ago", info.last_heard_ms as f64 / 1_000.0),
+            heard_ms(info).map_or("never".into(), |ms| format!("{:.1} s ago", ms as f64 / 1_000.0)),
             info.damaged.iter().map(|d| d.region_id.to_string()).collect::<Vec<_>>().join(" "),
         ]);
     }
     table.to_string()
+}
+
+/// How long ago the asked store heard of another one; `None` = not since it started.
+fn heard_ms(info: &StoreInfo) -> Option<u64> {
+    Some(info.last_heard_ms).filter(|ms| *ms < u64::MAX)
+}
+
+fn show_known_size(bytes: u64, is_known: bool) -> String {
+    if is_known { show_size(bytes) } else { "-".into() }
 }
 
 /// A store for machines.
@@ -95,7 +104,7 @@ pub(super) fn store_json(info: &StoreInfo) -> Value {
         "leader_count": info.leader_count,
         "capacity_bytes": info.capacity_bytes,
         "available_bytes": info.available_bytes,
-        "last_heard_ms": info.last_heard_ms,
+        "last_heard_ms": heard_ms(info),
         "region_bytes": info.region_bytes,
         "region_keys": info.region_keys,
         "pending_peers": info.pending_peers,

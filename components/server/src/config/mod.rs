@@ -7,6 +7,7 @@ mod memory;
 mod sections;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use flotilla_engine::RocksConfig;
@@ -47,6 +48,14 @@ pub enum ConfigError {
         key: &'static str,
         /// What it says.
         value: String,
+    },
+    /// Nobody can reach a store under the address that it gives to others.
+    #[error(
+        "{address} says where to listen, not where others find this store: give --advertise-addr HOST:PORT"
+    )]
+    Unspecified {
+        /// The address.
+        address: SocketAddr,
     },
     /// A key of the pre-split has an escape that there is not.
     #[error("pre-split: key {at}: bad escape")]
@@ -188,6 +197,11 @@ impl Config {
         let server = &self.server;
         check_address("addr", &server.addr)?;
         check_address("advertise-addr", server.advertised())?;
+        if let Ok(address) = server.advertised().parse::<SocketAddr>()
+            && address.ip().is_unspecified()
+        {
+            return Err(ConfigError::Unspecified { address });
+        }
         check_address("status-addr", &server.status_addr)?;
         server.cluster.iter().try_for_each(|address| check_address("cluster", address))?;
         self.pre_split()?;

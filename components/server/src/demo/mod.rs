@@ -209,7 +209,7 @@ impl Demo {
             );
         }
         let addresses: Vec<String> = stores.iter().map(|store| store.address.clone()).collect();
-        let admin = Admin::new(&addresses)?;
+        let admin = Admin::new(&addresses, None)?;
         let client = Client::connect(&addresses).await?;
         Ok(Self { stores, config, addresses, admin, client })
     }
