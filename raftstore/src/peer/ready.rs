@@ -174,8 +174,10 @@ impl Peer {
         let has_change = message.entries.iter().any(|entry| entry.kind != EntryKind::Normal);
         if has_change && !planted!(CommitApart) {
             // A change of membership is proposed when the one before it is applied. Who has it on disk, and not that the
-            // one before is committed, would campaign among members who have had no say since.
-            hard_state = hard_state.or(self.unlogged_commit.take());
+            // one before is committed, would campaign among members who have had no say since. A commit index that was
+            // logged before need not be there after a power cut: it was not synced for its own sake.
+            self.unlogged_commit = None;
+            hard_state = Some(self.node.hard_state());
         }
         let is_empty = hard_state.is_none() && message.entries.is_empty() && message.snapshot.is_none();
         let responses = message.take_responses();

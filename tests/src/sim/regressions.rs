@@ -104,6 +104,7 @@ const GRANDCHILD: &str = "a child waited for its parent to apply its split again
 const UNANSWERED: &str =
     "a command carried out by a region that was found damaged meanwhile was never answered";
 const NEWER: &str = "a restarted store took one that its old address book did not have for removed, and never released a follower there";
+const HOLE: &str = "a power cut lost the commit index of one change of membership, and kept the next change";
 const HASTY: &str = "a leader that woke because no store supported it any more gave up at once, unheard";
 const FORGOTTEN: &str = "after a crash a follower had a change of membership in its log and not that the one before it was committed: \
      it was elected by members of old, and lacked a committed entry";
@@ -165,6 +166,7 @@ pub const REGRESSIONS: &[Regression] = &[
     now(1_121_671, HALF, HASTY),
     now(1_133_176, HALF, UNANSWERED),
     now(2_594, SHORT, NEWER),
+    now(2_020_146, LONG, HOLE),
 ];
 
 impl Regression {
