@@ -191,6 +191,8 @@ pub struct Counters {
     pub inconsistencies: AtomicU64,
     /// Regions taken out of service here because they were damaged.
     pub regions_quarantined: AtomicU64,
+    /// Looks that found compaction stopped by damage.
+    pub compactions_damaged: AtomicU64,
     /// Frames of store liveness sent.
     pub liveness_frames: AtomicU64,
     /// Regions that went to sleep here.
@@ -231,6 +233,7 @@ impl Counters {
             ("consistency_checks", get(&self.consistency_checks)),
             ("inconsistencies", get(&self.inconsistencies)),
             ("regions_quarantined", get(&self.regions_quarantined)),
+            ("compactions_damaged", get(&self.compactions_damaged)),
             ("liveness_frames", get(&self.liveness_frames)),
             ("sleeps", get(&self.sleeps)),
             ("wakes", get(&self.wakes)),

@@ -85,8 +85,24 @@ pub trait Engine: Send + Sync {
     fn approximate_size(&self, start: &[u8], end: &[u8]) -> Size;
     /// Compacts `[start, end)` of `data`.
     fn compact(&self, start: &[u8], end: &[u8]) -> Result<()>;
+    /// What `data` has taken and not yet brought into shape. Writes are never made to wait for it; whoever lets them in
+    /// must.
+    fn backlog(&self) -> Backlog;
+    /// Damage that compactions of `data` have met since the last call. They try again for ever, and never succeed.
+    fn compaction_damage(&self) -> Option<String>;
     /// Numbers for metrics: (name, value).
     fn metrics(&self) -> Vec<(&'static str, u64)>;
+}
+
+/// What `data` has taken and not yet brought into shape.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Memory tables that wait to become files.
+    pub memtables: u64,
+    /// Files of level 0. Each may hold any key, so that reads look into all of them.
+    pub level0_files: u64,
+    /// Bytes that compactions would have to rewrite for all levels to have their sizes.
+    pub compaction_bytes: u64,
 }
 
 /// How much a range holds.

@@ -26,6 +26,8 @@ pub struct Metrics {
     pub links_up: IntGauge,
     /// Bytes of memory that the process may hold, as far as its limits say.
     pub memory_budget: IntGauge,
+    /// Bytes per second that clients may write while `data` is behind; 0 = as fast as they can.
+    pub write_rate: IntGauge,
 }
 
 impl Default for Metrics {
@@ -81,6 +83,10 @@ impl Metrics {
             memory_budget: gauge(
                 "flotilla_memory_budget_bytes",
                 "Memory that the process may hold, the sum of its limits.",
+            ),
+            write_rate: gauge(
+                "flotilla_write_rate_limit_bytes",
+                "Bytes per second that clients may write while compaction is behind; 0 = no limit.",
             ),
             registry,
             seconds,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::admin::check::DigestTask;
 use crate::mailbox::{Mailbox, Turn};
 use crate::msg::PeerStatus;
-use crate::shared::Shared;
+use crate::shared::{Counters, Shared};
 use crate::time::Time;
 
 use digest::Digests;
@@ -77,6 +77,17 @@ impl Background {
     }
 }
 
+impl Background {
+    /// Damage in a file that compactions have to read stops them all, for good. The regions go on being served, ever more
+    /// slowly; only somebody who has the store drained, or wipes its disk, can help.
+    fn look_for_damage(&self) {
+        if let Some(why) = self.shared.engine.compaction_damage() {
+            tracing::error!(%why, "compaction meets damage again and again: drain this store and replace its disk");
+            Counters::add(&self.shared.counters.compactions_damaged, 1);
+        }
+    }
+}
+
 impl Turn for Background {
     fn name(&self) -> String {
         "background".into()
@@ -98,6 +109,7 @@ impl Turn for Background {
             if self.flush_log_at.is_none() && (full || now >= self.next_checkpoint) {
                 self.next_checkpoint = now.plus_ms(self.shared.config.checkpoint_interval_ms);
                 self.checkpoint(false, now);
+                self.look_for_damage();
             }
         }
         if self.flush_log_at.is_some_and(|at| now >= at) {

@@ -25,7 +25,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::{
-    Engine, EngineSnapshot, Error, Op, Prng, Result, Size, SstContent, SstFile, SstWriter, WriteBatch,
+    Backlog, Engine, EngineSnapshot, Error, Op, Prng, Result, Size, SstContent, SstFile, SstWriter,
+    WriteBatch,
 };
 
 use table::{Sequence, Table};
@@ -585,6 +586,14 @@ impl Engine for MemEngine {
     /// RocksDB flushes first if the range meets its memtable: a fall back to any write covers both.
     fn compact(&self, _start: &[u8], _end: &[u8]) -> Result<()> {
         self.shared.lock().call(Call::Compact).map_err(|kind| kind.error(Call::Compact))
+    }
+
+    fn compaction_damage(&self) -> Option<String> {
+        None
+    }
+
+    fn backlog(&self) -> Backlog {
+        Backlog::default()
     }
 
     fn metrics(&self) -> Vec<(&'static str, u64)> {

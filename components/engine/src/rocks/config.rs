@@ -11,8 +11,11 @@ const MIB: usize = 1 << 20;
 /// ascending order, so an entry costs no search among those of all regions. The prefix is that of a log key before the
 /// index.
 const LOG_INSERT_HINT: &str = "memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.18";
-/// A trigger that is never reached: `log` must not stall, whatever its shape.
+/// A trigger that is never reached: writes must not stall, whatever the shape of an instance.
 const OUT_OF_REACH: i32 = 1 << 30;
+/// Memory tables of `data`, one that fills and those that are full. RocksDB slows writes down one before the last, and
+/// stops them at the last.
+const DATA_MEMTABLES_MAX: i32 = 8;
 
 /// Sizes of a [`crate::RocksEngine`]. Nothing in here can corrupt data.
 #[derive(Clone, Debug)]
@@ -120,14 +123,18 @@ impl RocksConfig {
 
     /// Options of `data`: no paranoid checks, because with them one corrupt file stops the whole instance, and damage
     /// must stay with the regions that it touches. Reads verify checksums all the same. A scan may also meet damage in a
-    /// block just outside its bounds, while that block's file has not been compacted yet.
+    /// block just outside its bounds, while that block's file has not been compacted yet. No stalls, because an apply
+    /// worker that stands still serves none of its regions: see [`crate::Engine::backlog`]. Only memory that runs out
+    /// stops writes.
     pub(super) fn data_options(&self, cache: &Cache) -> Options {
         let mut options = self.common_options(cache);
         options.set_paranoid_checks(false);
         options.set_write_buffer_size(self.data_write_buffer_bytes);
-        options.set_max_write_buffer_number(4);
-        options.set_level_zero_slowdown_writes_trigger(24);
-        options.set_level_zero_stop_writes_trigger(48);
+        options.set_max_write_buffer_number(DATA_MEMTABLES_MAX);
+        options.set_level_zero_slowdown_writes_trigger(OUT_OF_REACH);
+        options.set_level_zero_stop_writes_trigger(OUT_OF_REACH);
+        options.set_soft_pending_compaction_bytes_limit(0);
+        options.set_hard_pending_compaction_bytes_limit(0);
         options.set_target_file_size_base((self.data_write_buffer_bytes as u64).max(MIB as u64));
         options.set_bytes_per_sync(MIB as u64);
         options.set_compression_type(DBCompressionType::Lz4);

@@ -1,7 +1,8 @@
-//! A flush of `data` that reports a full disk.
+//! What goes wrong in the background of `data`.
 //!
 //! Without paranoid checks RocksDB retries a flush that met a full disk for as long as it takes, and a caller that waits
-//! for it never hears of it. So the flush is started and watched; what went wrong is known from RocksDB's info log only.
+//! for it never hears of it. So the flush is started and watched. A compaction that met a damaged block is retried for
+//! ever, too. What went wrong is known from RocksDB's info log only.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -17,8 +18,10 @@ use super::{convert, property};
 /// others are flushed never look finished.
 const LOOK_EVERY_US: u64 = 1_000;
 const LOOKS: u32 = 5_000;
-/// Text of RocksDB's `BackgroundCallFlush`, before and after the error.
-const FAILED: (&str, &str) = ("Waiting after background flush error: ", ", Accumulated");
+/// Text of RocksDB's `BackgroundCallFlush`, and of `BackgroundCallCompaction`, before and after the error.
+const FLUSH_FAILED: &str = "Waiting after background flush error: ";
+const COMPACTION_FAILED: &str = "Waiting after background compaction error: ";
+const FAILED_END: &str = ", Accumulated";
 
 /// Makes every finished write to `db`, which lies in `dir`, durable.
 pub(super) fn flush(db: &DB, dir: &Path) -> Result<()> {
@@ -33,7 +36,7 @@ pub(super) fn flush(db: &DB, dir: &Path) -> Result<()> {
         if property(db, properties::NUM_IMMUTABLE_MEM_TABLE) == 0 {
             return Ok(());
         }
-        if let Some(error) = failures.seen(db) {
+        if let Some(error) = failures.seen(db, FLUSH_FAILED) {
             return Err(error);
         }
         // Too early is no error, and errors show in `failures`.
@@ -42,9 +45,9 @@ pub(super) fn flush(db: &DB, dir: &Path) -> Result<()> {
     db.flush().map_err(convert)
 }
 
-/// Looks for failed flushes.
-struct Failures {
-    /// Background errors, of compactions too.
+/// Looks for failed work in the background.
+pub(super) struct Failures {
+    /// Background errors, of every kind.
     errors: u64,
     info_log: PathBuf,
     /// Length of the info log at the start.
@@ -52,19 +55,29 @@ struct Failures {
 }
 
 impl Failures {
-    fn since_now(db: &DB, dir: &Path) -> Self {
+    /// Those from now on, of the instance in `dir`.
+    pub(super) fn since_now(db: &DB, dir: &Path) -> Self {
         let info_log = dir.join("LOG");
         let read_from = std::fs::metadata(&info_log).map_or(0, |metadata| metadata.len());
         Self { errors: property(db, properties::BACKGROUND_ERRORS), info_log, read_from }
     }
 
-    fn seen(&self, db: &DB) -> Option<Error> {
+    /// The damage that a compaction has met since the last look.
+    pub(super) fn damage(&mut self, db: &DB, dir: &Path) -> Option<String> {
+        let seen = std::mem::replace(self, Self::since_now(db, dir)).seen(db, COMPACTION_FAILED);
+        seen.and_then(|error| match error {
+            Error::Corruption(why) => Some(why),
+            _ => None,
+        })
+    }
+
+    fn seen(&self, db: &DB, kind: &str) -> Option<Error> {
         if property(db, properties::BACKGROUND_ERRORS) == self.errors {
             return None;
         }
         let text = self.new_text().ok()?;
-        let (_, failure) = text.split_once(FAILED.0)?;
-        let failure = failure.split_once(FAILED.1).map_or(failure, |(failure, _)| failure);
+        let (_, failure) = text.split_once(kind)?;
+        let failure = failure.split_once(FAILED_END).map_or(failure, |(failure, _)| failure);
         Some(super::classify(failure.to_owned()))
     }
 

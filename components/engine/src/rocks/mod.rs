@@ -20,10 +20,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rocksdb::{CStrLike, DB, IngestExternalFileOptions, ReadOptions, WriteOptions, properties};
 
-use crate::{Engine, EngineSnapshot, Error, Result, Size, SstFile, SstWriter, WriteBatch};
+use crate::{Backlog, Engine, EngineSnapshot, Error, Result, Size, SstFile, SstWriter, WriteBatch};
 
+use flush::Failures;
 use power_cut::SyncedLength;
 use reads::RocksSnapshot;
 use sizes::Sizes;
@@ -48,6 +50,8 @@ pub struct RocksEngine {
     sizes: Sizes,
     /// Set when `record_synced_length` is.
     synced_length: Option<SyncedLength>,
+    /// What went wrong in the background of `data` since the last look.
+    failures: Mutex<Failures>,
     skip_log_sync: bool,
     log_sync_delay: Duration,
 }
@@ -81,9 +85,11 @@ impl RocksEngine {
         let mut data_write_options = WriteOptions::default();
         data_write_options.disable_wal(true);
         let synced_length = if config.record_synced_length { Some(SyncedLength::start(&dir)?) } else { None };
+        let failures = Mutex::new(Failures::since_now(&data, &dir.join(open::DATA)));
         Ok(Arc::new(Self {
             log,
             data: Arc::new(data),
+            failures,
             log_write_options: WriteOptions::default(),
             data_write_options,
             read_options: ReadOptions::default(),
@@ -226,6 +232,19 @@ impl Engine for RocksEngine {
             self.data.compact_range(Some(start), Some(end));
         }
         Ok(())
+    }
+
+    fn compaction_damage(&self) -> Option<String> {
+        self.failures.lock().damage(&self.data, &self.dir.join(open::DATA))
+    }
+
+    fn backlog(&self) -> Backlog {
+        let level0 = self.data.property_value(properties::num_files_at_level(0)).ok().flatten();
+        Backlog {
+            memtables: property(&self.data, properties::NUM_IMMUTABLE_MEM_TABLE),
+            level0_files: level0.and_then(|count| count.parse().ok()).unwrap_or_default(),
+            compaction_bytes: property(&self.data, properties::ESTIMATE_PENDING_COMPACTION_BYTES),
+        }
     }
 
     fn metrics(&self) -> Vec<(&'static str, u64)> {

@@ -262,35 +262,59 @@ fn sizes_count_files_and_memory() {
     assert!(metric("data_file_bytes") > 900_000 && metric("data_background_errors") == 0, "{metrics:?}");
 }
 
-#[test]
-fn damage_in_a_data_file_stays_with_the_keys_in_its_block() {
-    let dir = tempdir();
-    let key = |range: &str, n: u32| format!("{range}{n:03}").into_bytes();
+/// A store with two hundred keys in each of the ranges a, m and z, in one file with a damaged block in its middle.
+fn with_damage(dir: &Path) -> Arc<RocksEngine> {
     {
-        let engine = open(dir.path());
+        let engine = open(dir);
         let mut batch = WriteBatch::new();
         let mut prng = flotilla_engine::Prng::new(3);
         for range in ["a", "m", "z"] {
             for n in 0..200 {
                 let mut value = [0; 100];
                 prng.fill(&mut value);
-                batch.put(&key(range, n), &value);
+                batch.put(&numbered(range, n), &value);
             }
         }
         engine.write(&batch).unwrap();
         engine.flush().unwrap();
         engine.compact(b"a", b"zz").unwrap();
     }
-    let files = fs::read_dir(dir.path().join("data")).unwrap().map(|entry| entry.unwrap().path());
+    let files = fs::read_dir(dir.join("data")).unwrap().map(|entry| entry.unwrap().path());
     let files: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "sst")).collect();
     let [file] = &files[..] else { panic!("{files:?}") };
     let mut bytes = fs::read(file).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(file, bytes).unwrap();
+    open(dir)
+}
 
-    let engine = open(dir.path());
-    let reads = |range| (0..200).map(|n| engine.get(&key(range, n))).collect::<Vec<_>>();
+fn numbered(range: &str, n: u32) -> Vec<u8> {
+    format!("{range}{n:03}").into_bytes()
+}
+
+/// A compaction that meets damage is tried again for ever, and files pile up in level 0.
+#[test]
+fn compactions_that_never_end_stop_no_writes() {
+    let dir = tempdir();
+    let engine = with_damage(dir.path());
+    let rounds = 70;
+    for n in 0..rounds {
+        engine.write(&batch(&[("a000", "new"), ("m000", "new"), ("z199", "new")])).unwrap();
+        engine.flush().unwrap();
+        assert_eq!(engine.get(b"z199").unwrap().as_deref(), Some(&b"new"[..]), "after flush {n}");
+    }
+    let backlog = engine.backlog();
+    assert_eq!((backlog.memtables, backlog.level0_files), (0, rounds), "nothing was compacted");
+    let why = engine.compaction_damage().expect("it is said");
+    assert!(why.contains("checksum") || why.contains("Corruption"), "{why}");
+}
+
+#[test]
+fn damage_in_a_data_file_stays_with_the_keys_in_its_block() {
+    let dir = tempdir();
+    let engine = with_damage(dir.path());
+    let reads = |range| (0..200).map(|n| engine.get(&numbered(range, n))).collect::<Vec<_>>();
     let failed = reads("m").iter().filter(|read| matches!(read, Err(Error::Corruption(_)))).count();
     assert!((1..100).contains(&failed), "{failed} keys of the damaged block");
     assert!(reads("a").iter().chain(&reads("z")).all(|read| matches!(read, Ok(Some(_)))));

@@ -18,7 +18,7 @@ const PARTS: [(&str, &str, u64); 7] = [
     ("store", "pending_bytes_max", 2),
     ("store", "entry_cache_bytes", 1),
     ("rocksdb", "log_write_buffer_bytes", 2),
-    ("rocksdb", "data_write_buffer_bytes", 4),
+    ("rocksdb", "data_write_buffer_bytes", 8),
     ("rocksdb", "block_cache_bytes", 1),
 ];
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::door::{BUSY_WAIT, Door};
 use super::failure::Failure;
+use super::throttle::Throttle;
 use crate::threads::thread_cpu_us;
 
 /// A busy region is asked again so often before the client is told.
@@ -25,13 +26,19 @@ pub struct Access {
     store: Store,
     writes: Door,
     reads: Door,
+    throttle: Arc<Throttle>,
 }
 
 impl Access {
     /// To the regions of `store`; reads that are not of single keys may hold so many bytes.
     pub fn new(store: Store, read_bytes_max: u64) -> Self {
         let writes = Door::new(store.config().pending_bytes_max);
-        Self { store, writes, reads: Door::new(read_bytes_max) }
+        Self { store, writes, reads: Door::new(read_bytes_max), throttle: Arc::default() }
+    }
+
+    /// What writes wait for besides room in memory.
+    pub fn throttle(&self) -> &Arc<Throttle> {
+        &self.throttle
     }
 
     /// Where reads wait that may find much.
@@ -64,7 +71,9 @@ impl Access {
     }
 
     async fn replicate(&self, context: RegionContext, command: Bytes) -> Result<Bytes, RequestError> {
-        let _place = self.writes.enter(command.len() as u64).await?;
+        let bytes = command.len() as u64;
+        self.throttle.enter(bytes).await?;
+        let _place = self.writes.enter(bytes).await?;
         let give_up = Instant::now() + BUSY_WAIT;
         loop {
             let (tell, told) = oneshot::channel();

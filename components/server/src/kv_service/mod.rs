@@ -6,6 +6,7 @@ mod check;
 mod door;
 mod failure;
 mod read;
+mod throttle;
 mod write;
 
 use std::future::Future;
@@ -50,6 +51,8 @@ impl KvService {
         let store = self.node.store()?.clone();
         Ok(self.open.get_or_init(|| {
             let access = Access::new(store, self.read_bytes_max);
+            let (throttle, engine) = (Arc::downgrade(access.throttle()), access.store().engine().clone());
+            tokio::spawn(throttle::watch(throttle, engine, self.node.metrics.write_rate.clone()));
             Arc::new(Kv { access, node: self.node.clone() })
         }))
     }
