@@ -487,6 +487,21 @@ fn replica_info(status: &PeerStatus) -> pb::RegionInfo {
     }
 }
 
+impl ClusterAdmin {
+    /// Other stores of which this one has heard nothing for so long that placement would take them for dead. A process
+    /// that has just started has not heard of anybody.
+    fn silent_stores(&self, store: &Store) -> BTreeSet<StoreId> {
+        let limit = store.config().placement.store_silent_ms;
+        let up_ms = u64::try_from(self.node.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (now, me) = (store.clock().now(), store.id().1);
+        let directory = store.directory().read();
+        let is_silent = |id: &StoreId| {
+            *id != me && directory.last_heard.get(id).map_or(up_ms, |at| now.ms_since(*at)) >= limit
+        };
+        directory.stores.keys().copied().filter(is_silent).collect()
+    }
+}
+
 #[tonic::async_trait]
 impl ClusterService for ClusterAdmin {
     async fn identify(&self, _: Request<pb::IdentifyRequest>) -> Result<Response<pb::IdentifyReply>, Status> {
@@ -505,6 +520,7 @@ impl ClusterService for ClusterAdmin {
 
     async fn stores(&self, _: Request<pb::StoresRequest>) -> Result<Response<pb::StoresReply>, Status> {
         let store = self.node.store()?;
+        let silent = self.silent_stores(store);
         let (now, me) = (store.clock().now(), store.id().1);
         let directory = store.directory().read();
         let shares = shares(&directory.routes);
@@ -530,6 +546,7 @@ impl ClusterService for ClusterAdmin {
                 writes: share.rates.writes,
                 write_bytes: share.rates.write_bytes,
                 log_sync_us: load.log_sync_us,
+                is_silent: silent.contains(&id),
             }
         });
         Ok(Response::new(pb::StoresReply { stores: stores.collect() }))
@@ -543,6 +560,12 @@ impl ClusterService for ClusterAdmin {
         let request = request.into_inner();
         let wanted = RegionId(request.id);
         let mut regions = known_regions(store, wanted, &statuses(store).await);
+        let silent = self.silent_stores(store);
+        for info in &mut regions {
+            let peers = info.region.iter().flat_map(|region| &region.peers);
+            let is_silent = |peer: &&flotilla_proto::metapb::Peer| silent.contains(&StoreId(peer.store_id));
+            info.silent_peers = peers.filter(is_silent).map(|peer| peer.id).collect();
+        }
         if wanted != RegionId::ZERO {
             match regions.first_mut() {
                 Some(info) => info.history = history(store, request, info).await?,

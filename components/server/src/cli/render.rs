@@ -58,7 +58,10 @@ pub fn store_table(stores: &[StoreInfo]) -> String {
         table.add_row([
             store.id.to_string(),
             store.address.clone(),
-            format!("{:?}", store.state()),
+            match (store.state(), info.is_silent) {
+                (metapb::StoreState::Up, true) => "silent".to_owned(),
+                (state, _) => format!("{state:?}"),
+            },
             info.region_count.to_string(),
             info.leader_count.to_string(),
             show_size(info.region_bytes),
@@ -105,6 +108,7 @@ pub(super) fn store_json(info: &StoreInfo) -> Value {
         "capacity_bytes": info.capacity_bytes,
         "available_bytes": info.available_bytes,
         "last_heard_ms": heard_ms(info),
+        "is_silent": info.is_silent,
         "region_bytes": info.region_bytes,
         "region_keys": info.region_keys,
         "pending_peers": info.pending_peers,
@@ -173,10 +177,12 @@ pub fn region_table(regions: &[RegionInfo], hex: bool) -> String {
         let region = info.region.clone().unwrap_or_default();
         let mut row = descriptor_row(&region, hex).to_vec();
         row.extend([
-            info.leader
-                .as_ref()
-                .filter(|l| l.id != 0)
-                .map_or("none".to_owned(), |l| format!("store {}", l.store_id)),
+            info.leader.as_ref().filter(|l| l.id != 0).map_or("none".to_owned(), |l| {
+                match info.silent_peers.contains(&l.id) {
+                    true => format!("none (store {} is silent)", l.store_id),
+                    false => format!("store {}", l.store_id),
+                }
+            }),
             show_size(info.approximate_bytes),
             info.approximate_keys.to_string(),
             show_rate(info.reads, info.read_bytes),
@@ -207,6 +213,8 @@ pub(super) fn region_json(info: &RegionInfo) -> Value {
     value["down_peers"] = json!(info.down_peers);
     value["pending_peers"] = json!(info.pending_peers);
     value["down_seconds"] = json!(info.down_seconds);
+    value["silent_peers"] = json!(info.silent_peers);
+    value["has_quorum"] = json!(has_quorum(info));
     value["reads_per_second"] = info.reads.into();
     value["read_bytes_per_second"] = info.read_bytes.into();
     value["writes_per_second"] = info.writes.into();
@@ -313,6 +321,18 @@ fn show_peer(peer: &metapb::Peer) -> String {
     format!("{}@{}{role}", peer.id, peer.store_id)
 }
 
+/// Whether more than half of the voters, in each half of a joint membership, are on stores that are heard of.
+fn has_quorum(info: &RegionInfo) -> bool {
+    use metapb::PeerRole::{DemotingVoter, IncomingVoter, Voter};
+    let peers = info.region.as_ref().map(|region| &region.peers[..]).unwrap_or_default();
+    [[Voter, IncomingVoter], [Voter, DemotingVoter]].iter().all(|roles| {
+        let voters = peers.iter().filter(|peer| roles.contains(&peer.role()));
+        let heard = voters.clone().filter(|peer| !info.silent_peers.contains(&peer.id)).count();
+        let all = voters.count();
+        all == 0 || heard > all / 2
+    })
+}
+
 fn troubled(info: &RegionInfo) -> String {
     let list = |what: &str, peers: &[u64]| {
         let peers: Vec<String> = peers.iter().map(u64::to_string).collect();
@@ -321,6 +341,53 @@ fn troubled(info: &RegionInfo) -> String {
     let silence = info.down_peers.iter().zip(info.down_seconds.iter().chain(std::iter::repeat(&0)));
     let down: Vec<String> = silence.map(|(peer, seconds)| format!("{peer} (over {seconds} s)")).collect();
     let down = (!down.is_empty()).then(|| format!("down {}", down.join(" ")));
-    let parts = [down, list("pending", &info.pending_peers)];
+    let no_quorum = (!has_quorum(info)).then(|| "no quorum".to_owned());
+    let parts = [no_quorum, down, list("silent", &info.silent_peers), list("pending", &info.pending_peers)];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use metapb::PeerRole::{DemotingVoter, IncomingVoter, Learner, Voter};
+
+    fn info(roles: &[metapb::PeerRole], silent: &[u64]) -> RegionInfo {
+        let peers = roles.iter().zip(1..).map(|(role, id)| metapb::Peer {
+            id,
+            store_id: 10 * id,
+            role: *role as i32,
+            ..Default::default()
+        });
+        let region = metapb::Region { id: 7, peers: peers.collect(), ..Default::default() };
+        let leader = region.peers.first().cloned();
+        RegionInfo { region: Some(region), leader, silent_peers: silent.to_vec(), ..Default::default() }
+    }
+
+    #[test]
+    fn a_leader_on_a_silent_store_is_none_and_a_lost_quorum_is_said() {
+        let shown = region_table(&[info(&[Voter, Voter, Voter], &[1])], false);
+        assert!(shown.contains("none (store 10 is silent)") && shown.contains("silent 1"), "{shown}");
+        assert!(!shown.contains("no quorum"), "{shown}");
+        let shown = region_table(&[info(&[Voter, Voter, Voter], &[2, 3])], false);
+        assert!(shown.contains("store 10") && shown.contains("no quorum, silent 2 3"), "{shown}");
+        for (roles, silent, has) in [
+            (&[Voter, Learner, Learner][..], &[2, 3][..], true),
+            (&[Voter, Voter], &[2], false),
+            (&[Voter, DemotingVoter, IncomingVoter], &[], true),
+            (&[Voter, DemotingVoter, IncomingVoter], &[3], false),
+            (&[Voter, Voter, DemotingVoter, IncomingVoter], &[3], true),
+        ] {
+            assert_eq!(has_quorum(&info(roles, silent)), has, "{roles:?} without {silent:?}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_was_never_heard_of_has_no_age() {
+        let store = metapb::Store { id: 5, ..Default::default() };
+        let info =
+            StoreInfo { store: Some(store), last_heard_ms: u64::MAX, is_silent: true, ..Default::default() };
+        let shown = store_table(std::slice::from_ref(&info));
+        assert!(shown.contains("silent") && shown.contains("never"), "{shown}");
+        assert_eq!(store_json(&info)["last_heard_ms"], Value::Null);
+    }
 }
