@@ -89,6 +89,17 @@ impl Region {
         self.peers.iter().any(|p| matches!(p.role, PeerRole::IncomingVoter | PeerRole::DemotingVoter))
     }
 
+    /// Whether more than half of the voters are live, of a joint configuration in both halves.
+    pub fn has_quorum(&self, is_live: impl Fn(&Peer) -> bool) -> bool {
+        let half = |votes: fn(PeerRole) -> bool| {
+            let voters = self.peers.iter().filter(|peer| votes(peer.role));
+            voters.clone().filter(|peer| is_live(peer)).count() > voters.count() / 2
+        };
+        let incoming = half(|role| matches!(role, PeerRole::Voter | PeerRole::IncomingVoter));
+        incoming
+            && (!self.is_joint() || half(|role| matches!(role, PeerRole::Voter | PeerRole::DemotingVoter)))
+    }
+
     /// Membership of the Raft group that the peers' roles stand for. Joint states are left explicitly.
     pub fn conf_state(&self) -> ConfState {
         let mut state = ConfState::default();

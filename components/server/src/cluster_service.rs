@@ -62,6 +62,19 @@ impl ClusterAdmin {
         Self { node }
     }
 
+    /// Other stores of which this one has heard nothing for so long that placement would take them for dead. A process
+    /// that has just started has not heard of anybody.
+    fn silent_stores(&self, store: &Store) -> BTreeSet<StoreId> {
+        let limit = store.config().placement.store_silent_ms;
+        let up_ms = u64::try_from(self.node.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (now, me) = (store.clock().now(), store.id().1);
+        let directory = store.directory().read();
+        let is_silent = |id: &StoreId| {
+            *id != me && directory.last_heard.get(id).map_or(up_ms, |at| now.ms_since(*at)) >= limit
+        };
+        directory.stores.keys().copied().filter(is_silent).collect()
+    }
+
     /// Carries a command out on the region's leader: here, or by asking the leader's store, once.
     async fn admin(&self, store: &Store, request: pb::AdminRequest) -> Result<Vec<Region>, AdminError> {
         let id = RegionId(request.region_id);
@@ -484,21 +497,6 @@ fn replica_info(status: &PeerStatus) -> pb::RegionInfo {
         leader: status.region.peer(status.leader).map(wire::peer_to_wire),
         term: status.term.0,
         ..Default::default()
-    }
-}
-
-impl ClusterAdmin {
-    /// Other stores of which this one has heard nothing for so long that placement would take them for dead. A process
-    /// that has just started has not heard of anybody.
-    fn silent_stores(&self, store: &Store) -> BTreeSet<StoreId> {
-        let limit = store.config().placement.store_silent_ms;
-        let up_ms = u64::try_from(self.node.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let (now, me) = (store.clock().now(), store.id().1);
-        let directory = store.directory().read();
-        let is_silent = |id: &StoreId| {
-            *id != me && directory.last_heard.get(id).map_or(up_ms, |at| now.ms_since(*at)) >= limit
-        };
-        directory.stores.keys().copied().filter(is_silent).collect()
     }
 }
 

@@ -263,8 +263,8 @@ impl ApplyWorker {
         }
         let round = std::mem::take(&mut self.round);
         round.replies.into_iter().for_each(Reply::send);
-        let shared = self.shared.clone();
-        {
+        if !round.applied.is_empty() || !round.destroyed.is_empty() {
+            let shared = self.shared.clone();
             // Held, so that no raft worker hears that a removal is durable before it hears of the removal.
             let mut dirty = shared.dirty.lock();
             for applied in &round.applied {

@@ -75,9 +75,7 @@ impl Background {
             }
         }
     }
-}
 
-impl Background {
     /// Damage in a file that compactions have to read stops them all, for good. The regions go on being served, ever more
     /// slowly; only somebody who has the store drained, or wipes its disk, can help.
     fn look_for_damage(&self) {

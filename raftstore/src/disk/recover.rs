@@ -222,7 +222,7 @@ fn judge(replicas: &[&Survivor], stores: &BTreeSet<StoreId>, failed: &BTreeSet<S
         let is_unknown = !failed.contains(&peer.store) && !stores.contains(&peer.store);
         here || is_unknown
     };
-    if has_quorum(region, &is_live) {
+    if region.has_quorum(is_live) {
         return Verdict::Healthy(region.clone());
     }
     if let Some(peer) = region.peers.iter().find(|p| !failed.contains(&p.store) && !stores.contains(&p.store))
@@ -259,15 +259,6 @@ fn judge(replicas: &[&Survivor], stores: &BTreeSet<StoreId>, failed: &BTreeSet<S
     };
     let lost = region.peers.iter().filter(|p| failed.contains(&p.store)).copied().collect();
     Verdict::Keep(Box::new(Kept { survivor: (**best).clone(), after, lost }))
-}
-
-fn has_quorum(region: &Region, is_live: &dyn Fn(&Peer) -> bool) -> bool {
-    let half = |votes: fn(PeerRole) -> bool| {
-        let voters: Vec<&Peer> = region.peers.iter().filter(|p| votes(p.role)).collect();
-        voters.iter().filter(|p| is_live(p)).count() > voters.len() / 2
-    };
-    let incoming = half(|role| matches!(role, PeerRole::Voter | PeerRole::IncomingVoter));
-    incoming && (!region.is_joint() || half(|role| matches!(role, PeerRole::Voter | PeerRole::DemotingVoter)))
 }
 
 /// A survivor that has missed a split or a merge still has keys that another region has by now.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use flotilla_proto::flotilla::admin_request::Command as AdminCommand;
-use flotilla_proto::flotilla::{CheckReply, SplitKeys, StoreInfo};
+use flotilla_proto::flotilla::{CheckReply, SplitKeys};
 use flotilla_proto::metapb::{Region, StoreState};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -241,16 +241,16 @@ fn done(common: &Common) -> String {
 async fn wait_removed(common: &Common, id: u64, wait: Duration) -> Result<(), CliError> {
     let admin = common.admin()?;
     let give_up = Instant::now() + wait;
-    let (mut said, mut changed) = (None, Instant::now());
+    let (mut said, mut hint_at) = (None, None);
     loop {
         let stores = admin.stores().await?;
-        let of = |info: &StoreInfo| info.store.clone().unwrap_or_default();
-        let Some(info) = stores.iter().find(|info| of(info).id == id) else { return Ok(()) };
-        if of(info).state() == StoreState::Tombstone {
+        let known = || stores.iter().filter_map(|info| Some((info, info.store.as_ref()?)));
+        let Some((info, store)) = known().find(|(_, store)| store.id == id) else { return Ok(()) };
+        if store.state() == StoreState::Tombstone {
             return Ok(());
         }
         let regions = u64::from(info.region_count);
-        if of(info).address.is_empty() && regions == 0 {
+        if store.address.is_empty() && regions == 0 {
             eprintln!(
                 "store {id}: another store has its address now; it holds nothing, and is not waited for"
             );
@@ -258,15 +258,14 @@ async fn wait_removed(common: &Common, id: u64, wait: Duration) -> Result<(), Cl
         }
         if said != Some(regions) {
             eprintln!("store {id}: {regions} regions left");
-            (said, changed) = (Some(regions), Instant::now());
-        } else if regions > 0 && changed.elapsed() >= DRAIN_STUCK {
-            let is_up = |info: &&StoreInfo| of(info).state() == StoreState::Up;
+            (said, hint_at) = (Some(regions), Some(Instant::now() + DRAIN_STUCK));
+        } else if regions > 0 && hint_at.is_some_and(|at| Instant::now() >= at) {
             eprintln!(
                 "store {id}: still {regions} regions; {} other stores are up: add one if replicas have no place, or \
                  --undo",
-                stores.iter().filter(is_up).count()
+                known().filter(|(_, store)| store.state() == StoreState::Up).count()
             );
-            changed = give_up;
+            hint_at = None;
         }
         if Instant::now() >= give_up {
             return Err(CliError::NotDrained { id, regions });

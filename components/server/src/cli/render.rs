@@ -5,6 +5,7 @@ use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use flotilla_proto::flotilla::region_event::Kind as EventKind;
 use flotilla_proto::flotilla::{CheckReply, DamagedPeer, RegionEvent, RegionInfo, StoreInfo};
 use flotilla_proto::metapb;
+use flotilla_raftstore::wire;
 use serde_json::{Value, json};
 
 use super::common::Common;
@@ -321,16 +322,10 @@ fn show_peer(peer: &metapb::Peer) -> String {
     format!("{}@{}{role}", peer.id, peer.store_id)
 }
 
-/// Whether more than half of the voters, in each half of a joint membership, are on stores that are heard of.
+/// Whether a quorum of the voters is on stores that are heard of.
 fn has_quorum(info: &RegionInfo) -> bool {
-    use metapb::PeerRole::{DemotingVoter, IncomingVoter, Voter};
-    let peers = info.region.as_ref().map(|region| &region.peers[..]).unwrap_or_default();
-    [[Voter, IncomingVoter], [Voter, DemotingVoter]].iter().all(|roles| {
-        let voters = peers.iter().filter(|peer| roles.contains(&peer.role()));
-        let heard = voters.clone().filter(|peer| !info.silent_peers.contains(&peer.id)).count();
-        let all = voters.count();
-        all == 0 || heard > all / 2
-    })
+    let region = info.region.as_ref().map(wire::region_from_wire).unwrap_or_default();
+    region.has_quorum(|peer| !info.silent_peers.contains(&peer.id.0))
 }
 
 fn troubled(info: &RegionInfo) -> String {
