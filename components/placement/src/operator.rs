@@ -245,6 +245,14 @@ impl InFlight {
         self.orders.get(&region)
     }
 
+    /// Takes over for one order what the view shows since the last pass.
+    pub(crate) fn settle_order(&mut self, region: RegionId, view: &ClusterView, now_ms: u64) {
+        let is_planned = self.moves.contains_key(&region);
+        if let Some(order) = self.orders.get_mut(&region) {
+            order.settle(view, is_planned, now_ms);
+        }
+    }
+
     /// Orders that are not begun.
     pub(crate) fn waiting_orders(&self) -> Vec<Order> {
         let is_waiting = |order: &&Order| matches!(order.state, OrderState::Waiting(_));

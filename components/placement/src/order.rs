@@ -195,6 +195,8 @@ pub fn order_move(
     if !is_report_complete(view, config, now_ms) {
         return Ok(MovePhase::Waiting(OrderWait::Reports));
     }
+    // Reports may have come since the last pass: an order that has ended is in nobody's way.
+    flight.settle_order(order.region, view, now_ms);
     let known = flight.order(order.region).copied();
     match known {
         Some(Order { order: same, state: OrderState::Ended(outcome, _), .. }) if same == order => {

@@ -54,6 +54,25 @@ fn an_ordered_move_fills_a_learner_hands_over_exchanges_and_removes() {
 }
 
 #[test]
+fn the_next_order_may_follow_at_once() {
+    let mut world = quiet();
+    let mut info = region(100, &[1, 2, 3]);
+    world.report(&info);
+    assert_eq!(world.order(100, 3, 4), WAITING);
+    let added = (Reason::Ordered, Step::ChangePeers(vec![change(AddLearner, 5_000, 4)]));
+    assert_eq!(world.take(&mut info), added);
+    while !matches!(world.take(&mut info).1, Step::ChangePeers(c) if c[0].kind == Remove) {}
+    // Reported, but no pass since.
+    let taken = MoveRefusal::HasPeer { region: RegionId(100), store: StoreId(2) };
+    assert_eq!(world.order(100, 3, 5), Err(MoveRefusal::NoStore(StoreId(5))), "not: it is being moved");
+    assert_eq!(world.order(100, 3, 3), Err(MoveRefusal::SameStore(StoreId(3))));
+    assert_eq!(world.order(100, 1, 2), Err(taken));
+    assert_eq!(world.order(100, 4, 3), WAITING);
+    let back = (Reason::Ordered, Step::ChangePeers(vec![change(AddLearner, 5_001, 3)]));
+    assert_eq!(world.take(&mut info), back);
+}
+
+#[test]
 fn what_cannot_be_moved_is_refused_with_a_reason() {
     let mut world = quiet();
     world.join(5);
