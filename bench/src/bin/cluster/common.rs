@@ -103,7 +103,7 @@ impl Common {
     /// A plan for so many clients, a fifth of the time ahead of it for warming up.
     pub fn plan(&self, clients: usize, seconds: u64) -> Plan {
         let measured = Duration::from_secs(seconds);
-        Plan { clients, warmup: (measured / 5).max(Duration::from_millis(500)), measured }
+        Plan { clients, warmup: (measured / 5).max(Duration::from_millis(500)), measured, seed: 0 }
     }
 }
 

@@ -40,14 +40,17 @@ pub struct Data {
     pub value_bytes: usize,
 }
 
-/// Where values are cut from: bytes that do not compress.
+const NOISE_BYTES: usize = 1 << 20;
+
+/// Where values are cut from: bytes that do not compress, and so many that values beside each other in a block share
+/// few.
 #[derive(Clone, Debug)]
 pub struct Noise(Bytes);
 
 impl Noise {
     /// A value of so many bytes.
     pub fn value(&self, value_bytes: usize, random: &mut Random) -> Bytes {
-        let at = random.below(4096) as usize;
+        let at = random.below(NOISE_BYTES as u64) as usize;
         self.0.slice(at..at + value_bytes)
     }
 }
@@ -66,7 +69,7 @@ impl Data {
     /// Bytes for its values.
     pub fn noise(self) -> Noise {
         let mut random = Random::new(7);
-        let words = (self.value_bytes + 4096) / 8 + 1;
+        let words = (self.value_bytes + NOISE_BYTES) / 8 + 1;
         Noise(Bytes::from((0..words).flat_map(|_| random.next().to_le_bytes()).collect::<Vec<u8>>()))
     }
 
@@ -286,6 +289,8 @@ pub struct Plan {
     pub warmup: Duration,
     /// Counted time.
     pub measured: Duration,
+    /// Runs with the same one draw the same operations.
+    pub seed: u64,
 }
 
 /// Runs the plan and adds up what its clients counted.
@@ -296,7 +301,7 @@ pub async fn run(target: &Target, workload: Arc<dyn Workload>, plan: Plan) -> Ou
     for number in 0..plan.clients {
         let (target, workload) = (target.clone(), workload.clone());
         clients.spawn(async move {
-            let mut random = Random::new(1_000 + number as u64);
+            let mut random = Random::new((plan.seed << 32) + 1_000 + number as u64);
             let mut outcome = Outcome::default();
             while Instant::now() < until {
                 one(&target, &*workload, &mut random, from, &mut outcome).await;

@@ -36,7 +36,7 @@ fn filled(runtime: &Runtime) -> (FakeCluster, Arc<Cluster>) {
     (fake, cluster)
 }
 
-const PLAN: Plan = Plan { clients: 8, warmup: Duration::ZERO, measured: Duration::from_millis(300) };
+const PLAN: Plan = Plan { clients: 8, warmup: Duration::ZERO, measured: Duration::from_millis(300), seed: 0 };
 
 fn measure(runtime: &Runtime, cluster: &Arc<Cluster>, data: Data, op: Op) -> Outcome {
     let target = Target::Flotilla(cluster.clone());

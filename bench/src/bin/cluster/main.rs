@@ -157,7 +157,7 @@ async fn load_on(args: &LoadArgs) -> Result<(), String> {
     let target = Target::Flotilla(cluster);
     for &clients in &args.clients {
         let warmup = Duration::from_secs(args.warmup_seconds);
-        let plan = Plan { clients, warmup, measured: Duration::from_secs(args.seconds) };
+        let plan = Plan { clients, warmup, measured: Duration::from_secs(args.seconds), seed: 0 };
         let outcome = load::run(&target, Arc::new(Uniform::new(data, args.op)), plan).await;
         println!("{}", line(args.op, clients, &outcome));
         outcome.check()?;

@@ -129,7 +129,7 @@ pub async fn overload(args: &OverloadArgs) -> Result<(), String> {
     let pids = stores.pids();
     let peaks = Peaks::of(pids.clone());
     let measured = Duration::from_secs(seconds);
-    let plan = Plan { clients, warmup: Duration::ZERO, measured };
+    let plan = Plan { clients, warmup: Duration::ZERO, measured, seed: 0 };
     let (flood, flooded) = (target.clone(), puts.clone());
     let overload = tokio::spawn(async move { load::run(&flood, flooded, plan).await });
     let paused = *pids.last().ok_or("no store runs")?;
@@ -170,7 +170,7 @@ async fn wait_normal(
 ) -> Result<Duration, String> {
     loop {
         let began = ended.elapsed();
-        let plan = Plan { clients, warmup: Duration::ZERO, measured: PROBE };
+        let plan = Plan { clients, warmup: Duration::ZERO, measured: PROBE, seed: 0 };
         let found = load::run(target, puts.clone(), plan).await;
         if found.errors == 0 && found.ops_per_s() * 100.0 >= calm * NORMAL_PERCENT {
             return Ok(began);
@@ -199,7 +199,12 @@ pub async fn soak(args: &SoakArgs) -> Result<(), String> {
     stores.wait_placed(&cluster, true).await?;
     let before = stores.reading().await?;
     let puts = Arc::new(Uniform::new(data, Op::Put));
-    let plan = Plan { clients: args.clients, warmup: Duration::ZERO, measured: Duration::from_secs(seconds) };
+    let plan = Plan {
+        clients: args.clients,
+        warmup: Duration::ZERO,
+        measured: Duration::from_secs(seconds),
+        seed: 0,
+    };
     let outcome = load::run(&Target::Flotilla(cluster), puts, plan).await;
     outcome.check()?;
     let after = stores.reading().await?;

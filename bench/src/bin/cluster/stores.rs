@@ -114,13 +114,17 @@ pub fn free_port() -> Result<u16, String> {
 }
 
 impl Store {
+    fn data_dir(&self) -> PathBuf {
+        self.folder.join(format!("store{}", self.number))
+    }
+
     fn spawn(&mut self) -> Result<(), String> {
         let path = self.folder.join(format!("store{}.log", self.number));
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&path);
         let log = log.map_err(|error| format!("{}: {error}", path.display()))?;
         let also = log.try_clone().map_err(|error| error.to_string())?;
         let mut command = Command::new(&self.binary);
-        command.arg("server").arg("--data-dir").arg(self.folder.join(format!("store{}", self.number)));
+        command.arg("server").arg("--data-dir").arg(self.data_dir());
         command.args(["--addr", &self.address, "--status-addr", &self.status_address]);
         command.args(["--cluster", &self.cluster]);
         if let Some(config) = &self.config {
@@ -361,6 +365,11 @@ impl Stores {
         }
         let usage = Usage::sum(self.stores.iter().map(Store::usage));
         Ok(Reading { at: Instant::now(), metrics, usage })
+    }
+
+    /// Data directories.
+    pub fn data_dirs(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        self.stores.iter().map(Store::data_dir)
     }
 
     /// Ends the stores as an operator does, and waits for them.
