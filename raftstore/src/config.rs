@@ -48,8 +48,10 @@ pub struct StoreConfig {
     /// Bytes of `log` that start a checkpoint at once; bounds replay after a restart. Less than the write buffer of `log`
     /// holds: else RocksDB writes entries to files that the checkpoint would have dropped.
     pub checkpoint_log_bytes: u64,
-    /// Entries that stay below the durable index for slow followers.
+    /// Entries that a follower's peer keeps below the durable index, should it lead and others be behind.
     pub log_keep_entries: u64,
+    /// The same in bytes, for all peers with new entries together. What is kept is written once more, into a file.
+    pub log_keep_bytes: u64,
     /// Entries above which the log of a region is truncated even though a follower needs them.
     pub log_force_entries: u64,
     /// The same in bytes. A snapshot of a region is cheaper than more of its log.
@@ -151,6 +153,7 @@ impl Default for StoreConfig {
             checkpoint_interval_ms: 60_000,
             checkpoint_log_bytes: 96 << 20,
             log_keep_entries: 256,
+            log_keep_bytes: 8 << 20,
             log_force_entries: 100_000,
             log_force_bytes: 192 << 20,
             transfer_lag_entries: 256,

@@ -169,8 +169,8 @@ pub(crate) enum RaftMsg {
         applied: LogId,
         swallowed: Vec<(RegionId, PeerId)>,
     },
-    /// What is durable in `data` now.
-    Durable(Vec<(RegionId, PeerId, LogId)>),
+    /// What is durable in `data` now, and how many bytes of log below it a follower's peer may keep.
+    Durable { positions: Vec<(RegionId, PeerId, LogId)>, keep_bytes: u64 },
     /// A split applied by another worker's region created this one.
     Create(Box<CreatePeer>),
     /// The tombstone and the deletion of data are written.

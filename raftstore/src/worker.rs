@@ -186,8 +186,10 @@ impl RaftWorker {
 
     fn handle_rare(&mut self, message: RaftMsg) {
         match message {
-            RaftMsg::Durable(list) => {
-                list.into_iter().for_each(|(region, peer, at)| self.on_durable(region, peer, at))
+            RaftMsg::Durable { positions, keep_bytes } => {
+                for (region, peer, at) in positions {
+                    self.on_durable(region, peer, at, keep_bytes);
+                }
             }
             RaftMsg::Create(create) => {
                 let region = create.region.clone();
@@ -475,7 +477,7 @@ impl RaftWorker {
         self.env.shared.dirty.lock().insert((region, peer_id), LogId::default());
     }
 
-    fn on_durable(&mut self, region: RegionId, peer_id: PeerId, at: LogId) {
+    fn on_durable(&mut self, region: RegionId, peer_id: PeerId, at: LogId, keep_bytes: u64) {
         // A flush that began before the tombstone was written tells of a position that the peer had applied.
         let is_tombstone = at == LogId::default();
         if is_tombstone && self.dead.remove(&(region, peer_id)) {
@@ -485,7 +487,7 @@ impl RaftWorker {
         } else if let Some(peer) = self.peers.get_mut(&region).filter(|p| p.info().id == peer_id) {
             // No reason to wake.
             peer.touch(&mut self.touched);
-            peer.on_durable(at, &mut self.env);
+            peer.on_durable(at, keep_bytes, &mut self.env);
         }
     }
 

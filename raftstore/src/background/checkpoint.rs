@@ -26,14 +26,15 @@ impl Background {
         if let Err(error) = flushed {
             return self.shared.fail(&error.into());
         }
+        let keep_bytes = self.shared.config.log_keep_bytes / dirty.len().max(1) as u64;
         let workers = &self.shared.links.raft;
         let mut lists: Vec<Vec<(RegionId, PeerId, LogId)>> = vec![Vec::new(); workers.len()];
         for ((region, peer), at) in dirty {
             lists[worker_of(region, workers.len())].push((region, peer, at));
         }
-        for (worker, list) in workers.iter().zip(lists) {
-            if !list.is_empty() {
-                worker.send(RaftMsg::Durable(list));
+        for (worker, positions) in workers.iter().zip(lists) {
+            if !positions.is_empty() {
+                worker.send(RaftMsg::Durable { positions, keep_bytes });
             }
         }
         self.flush_log_at = Some(now.plus_ms(FLUSH_LOG_AFTER_MS));

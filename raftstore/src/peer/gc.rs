@@ -32,18 +32,19 @@ impl LogGc {
 }
 
 impl Peer {
-    /// `data` is durable up to `at`: the log below it is needed by followers only.
-    pub(crate) fn on_durable(&mut self, at: LogId, env: &mut Env) {
+    /// `data` is durable up to `at`: the log below it is needed by followers only, and `keep_bytes` of it are enough for
+    /// them.
+    pub(crate) fn on_durable(&mut self, at: LogId, keep_bytes: u64, env: &mut Env) {
         if self.phase != Phase::Live || at.index <= self.gc.durable {
             return;
         }
         self.gc.durable = at.index.min(self.applied.index);
-        self.truncate_log(env);
+        self.truncate_log(keep_bytes, env);
     }
 
     /// Drops the prefix that nobody needs: never past what is durably applied here, nor past what a follower lacks
     /// unless the log has become too long for one follower to hold it.
-    fn truncate_log(&mut self, env: &mut Env) {
+    fn truncate_log(&mut self, keep_bytes: u64, env: &mut Env) {
         let config = &env.shared.config;
         let last = self.node.last_index().0;
         let to = if self.is_leader() {
@@ -56,7 +57,8 @@ impl Peer {
             let forced = forced_to(forced(1), || forced(2), self.snapshot_under_way());
             self.gc.durable.0.min(slowest.max(forced))
         } else {
-            self.gc.durable.0.saturating_sub(config.log_keep_entries)
+            let keep = config.log_keep_entries.min(keep_bytes / self.node.storage().mean_entry_bytes());
+            self.gc.durable.0.saturating_sub(keep)
         };
         if to <= self.gc.base.0 {
             return;

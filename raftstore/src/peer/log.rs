@@ -203,6 +203,11 @@ impl PeerLog {
         self.size.index_before_last(self.base.index, bytes_max)
     }
 
+    /// Bytes of an entry of late.
+    pub(crate) fn mean_entry_bytes(&self) -> u64 {
+        self.size.mean()
+    }
+
     /// Drops the prefix up to `to`. Returns the new base, and the first index to delete.
     pub(crate) fn truncate(&mut self, to: Index) -> Option<(LogId, Index)> {
         let term = self.term(to).ok()?;

@@ -1,8 +1,11 @@
-//! How many bytes a log holds from an index on, roughly.
+//! How many bytes a log holds from an index on, and how many an entry has, roughly.
 
 use std::collections::VecDeque;
 
 use flotilla_region::Index;
+
+/// The part that the newest entry has in the mean.
+const MEAN_OF: u64 = 16;
 
 /// Bytes of a log, in steps of about equal size. Invariant: marks ascend in both fields.
 #[derive(Debug, Default)]
@@ -11,6 +14,8 @@ pub(crate) struct LogSize {
     total: u64,
     /// (index, bytes up to and including it).
     marks: VecDeque<(Index, u64)>,
+    /// Bytes of an entry, those of the last ones above all; zero before the first.
+    mean: u64,
 }
 
 impl LogSize {
@@ -23,9 +28,16 @@ impl LogSize {
             self.total = self.bytes_before();
         }
         self.total += bytes;
+        self.mean =
+            if self.mean == 0 { bytes } else { (self.mean * (MEAN_OF - 1) + bytes).div_ceil(MEAN_OF) };
         if self.total - self.bytes_before() >= step {
             self.marks.push_back((index, self.total));
         }
+    }
+
+    /// Bytes of an entry of late; at least one.
+    pub(crate) fn mean(&self) -> u64 {
+        self.mean.max(1)
     }
 
     fn bytes_before(&self) -> u64 {
@@ -89,6 +101,18 @@ mod tests {
         assert_eq!((size.total, size.marks.back()), (250, Some(&(Index(14), 200))));
         size.push(Index(16), 50, 100);
         assert_eq!(size.index_before_last(BASE, 100), Index(14));
+    }
+
+    #[test]
+    fn the_mean_follows_what_entries_are_like_now() {
+        let mut size = LogSize::default();
+        assert_eq!(size.mean(), 1);
+        size.push(Index(11), 50, 100);
+        assert_eq!(size.mean(), 50);
+        (12..100).for_each(|index| size.push(Index(index), 20_000, 100));
+        assert!((19_000..=20_100).contains(&size.mean()), "{}", size.mean());
+        (100..300).for_each(|index| size.push(Index(index), 50, 100));
+        assert!((50..100).contains(&size.mean()), "{}", size.mean());
     }
 
     #[test]

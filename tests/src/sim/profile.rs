@@ -378,6 +378,7 @@ fn draw_config(rng: &mut Prng, replicas: usize) -> StoreConfig {
         checkpoint_interval_ms: *rng.pick(&[500, 2_000, 10_000]),
         checkpoint_log_bytes: 1 << 30,
         log_keep_entries: *rng.pick(&[0, 5, 100]),
+        log_keep_bytes: u64::MAX,
         log_force_entries: *rng.pick(&[10, 50, LOG_FORCE_NEVER]),
         split_bytes: *rng.pick(&[0, 0, 2_000, 10_000]),
         split_keys: 0,

@@ -77,6 +77,7 @@ section! {
         checkpoint_interval_ms: u64,
         checkpoint_log_bytes: u64,
         log_keep_entries: u64,
+        log_keep_bytes: u64,
         log_force_entries: u64,
         log_force_bytes: u64,
         transfer_lag_entries: u64,
