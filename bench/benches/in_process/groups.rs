@@ -74,6 +74,7 @@ pub fn run(args: &Args) -> Result<(), String> {
         raft_workers: args.workers,
         apply_workers: args.workers,
         split_bytes: 0,
+        split_keys: 0,
         split_busy_bytes: 0,
         load_split_requests: 0,
         load_split_bytes: 0,

@@ -164,7 +164,7 @@ impl Writers<'_> {
             let (number, result) = self.told.recv_timeout(PATIENCE).map_err(|_| "a write is not answered")?;
             match result.map(Reply::decode) {
                 Ok(Some(Reply::Done)) => {}
-                Ok(_) => return Err("a write was not carried out".into()),
+                Ok(other) => return Err(format!("a write was not carried out: {other:?}")),
                 Err(_) => {
                     self.retry(number)?;
                     continue;
