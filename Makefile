@@ -85,7 +85,7 @@ bench:
 	@echo "  etcd           puts and linearizable gets beside etcd                    10 minutes"
 	@echo "  engine         entries logged and applied without Raft: the limit        3 minutes"
 	@echo "  groups         replicated writes in one process by active regions        5 minutes"
-	@echo "  idle           regions at rest: CPU, messages, bytes, memory             5 minutes"
+	@echo "  idle           regions at rest: CPU, messages, bytes, memory             8 minutes"
 	@echo "  failover       kill -9 of a store that leads thousands of regions        8 minutes"
 	@echo "  restart        from the start of a store, and of all, to service         10 minutes"
 	@echo "  slowdisk       one disk of three with slow syncs                         3 minutes"

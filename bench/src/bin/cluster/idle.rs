@@ -18,7 +18,7 @@ pub struct Args {
     /// Measured seconds for each number [default: 30, quick 5]
     #[arg(long)]
     seconds: Option<u64>,
-    /// Seconds of silence before [default: 30, quick 3]
+    /// Seconds of silence before; new regions are compared once, which takes a minute [default: 120, quick 3]
     #[arg(long)]
     settle_seconds: Option<u64>,
 }
@@ -31,7 +31,7 @@ pub async fn run(args: &Args) -> Result<(), String> {
     let common = &args.common;
     let counts = common.options.pick_list(&args.regions, &[1_000, 10_000], &[200]);
     let seconds = args.seconds.unwrap_or(common.options.pick(30, 5));
-    let settle = args.settle_seconds.unwrap_or(common.options.pick(30, 3));
+    let settle = args.settle_seconds.unwrap_or(common.options.pick(120, 3));
     let mut report = common.report("idle", "Regions at rest on three stores, each on all of them", "regions");
     report.setting("measured seconds", seconds);
     report.setting("seconds of silence before", settle);
