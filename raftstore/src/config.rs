@@ -31,6 +31,9 @@ pub struct StoreConfig {
     pub uncommitted_bytes_max: u64,
     /// Bytes of committed entries handed to apply at a time, per region.
     pub committed_bytes_max: u64,
+    /// Entries that a leader applies, and answers, before its own disk has them; a quorum of others has. 0 = none. A
+    /// restart then finds `data` ahead of the log (rule W8).
+    pub apply_ahead_entries: u32,
     /// Bytes of requests that the store holds, beyond which `ServerIsBusy` is answered.
     pub pending_bytes_max: u64,
     /// How long a request may wait for a leader to appear before it is answered without a hint.
@@ -144,6 +147,7 @@ impl Default for StoreConfig {
             inflight_bytes_max: 32 << 20,
             uncommitted_bytes_max: 64 << 20,
             committed_bytes_max: 16 << 20,
+            apply_ahead_entries: 0,
             pending_bytes_max: 256 << 20,
             leader_wait_ms: 800,
             entry_cache_bytes: 64 << 20,

@@ -163,6 +163,8 @@ pub struct Counters {
     pub applied_entries: AtomicU64,
     /// Commands applied.
     pub applied_commands: AtomicU64,
+    /// Entries given to apply before this store's log had them (`apply_ahead_entries`).
+    pub applied_ahead: AtomicU64,
     /// Batches written to `data`.
     pub apply_batches: AtomicU64,
     /// Entries proposed by leaders here.
@@ -219,6 +221,7 @@ impl Counters {
             ("log_entry_bytes", get(&self.log_entry_bytes)),
             ("applied_entries", get(&self.applied_entries)),
             ("applied_commands", get(&self.applied_commands)),
+            ("applied_ahead", get(&self.applied_ahead)),
             ("apply_batches", get(&self.apply_batches)),
             ("proposals", get(&self.proposals)),
             ("proposed_commands", get(&self.proposed_commands)),

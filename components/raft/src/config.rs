@@ -74,6 +74,11 @@ pub struct Config {
     /// voted for again in the same term, and log another entry at the same index and term. An extension; without async
     /// storage writes it changes nothing.
     pub own_vote_first: bool,
+    /// With async storage writes, committed entries that a leader may be given to apply before it has stored them
+    /// itself, so that its own disk does not set the pace while a quorum of others has them (TiKV's apply of unpersisted
+    /// entries). The state machine may then be found ahead of the log after a crash: who loads it must begin the log
+    /// behind what is applied, with the term of that entry at least. An extension; 0 = none, as etcd-io/raft.
+    pub apply_ahead_max: u32,
     /// Seed of the randomized election timeouts; mixed with `id`.
     pub seed: u64,
 }
@@ -108,6 +113,7 @@ impl Config {
             batch_append: false,
             commit_fast_forward: false,
             own_vote_first: false,
+            apply_ahead_max: 0,
             seed: 0,
         }
     }

@@ -251,16 +251,21 @@ impl<S: Storage> RaftLog<S> {
         Ok(())
     }
 
-    /// Highest index that may be applied; entries that are not durable here only if `allow_unstable`.
-    fn appliable_index(&self, allow_unstable: bool) -> Index {
-        if allow_unstable { self.committed } else { self.committed.min(self.unstable.offset().prev()) }
+    /// Highest index that is durable here.
+    pub fn stable_index(&self) -> Index {
+        self.unstable.offset().prev()
+    }
+
+    /// Highest index that may be applied; of entries that are not durable here, the first `ahead_max` only.
+    fn appliable_index(&self, ahead_max: u64) -> Index {
+        self.committed.min(Index(self.stable_index().0.saturating_add(ahead_max)))
     }
 
     /// Whether [`Self::take_committed_entries`] would find any.
-    pub fn has_next_committed_entries(&self, allow_unstable: bool) -> bool {
+    pub fn has_next_committed_entries(&self, ahead_max: u64) -> bool {
         !self.is_applying_paused
             && self.unstable.snapshot().is_none()
-            && self.applying < self.appliable_index(allow_unstable)
+            && self.applying < self.appliable_index(ahead_max)
     }
 
     /// Adds to `out` the committed entries that were not handed out for application, within the limit of outstanding
@@ -268,23 +273,23 @@ impl<S: Storage> RaftLog<S> {
     ///
     /// # Panics
     /// If the storage has lost committed entries.
-    pub fn take_committed_entries(&self, allow_unstable: bool, out: &mut Vec<Entry>) {
-        if !self.has_next_committed_entries(allow_unstable) {
+    pub fn take_committed_entries(&self, ahead_max: u64, out: &mut Vec<Entry>) {
+        if !self.has_next_committed_entries(ahead_max) {
             return;
         }
         let bytes_max = self.applying_bytes_max - self.applying_bytes;
-        let high = self.appliable_index(allow_unstable).next();
+        let high = self.appliable_index(ahead_max).next();
         self.slice_into(self.applying.next(), high, bytes_max, FetchContext::Immediate, out)
             .expect("storage keeps committed entries until they are applied");
     }
 
     /// Records that entries up to `index`, `bytes` in size, were handed out for application.
-    pub fn accept_applying(&mut self, index: Index, bytes: u64, allow_unstable: bool) {
+    pub fn accept_applying(&mut self, index: Index, bytes: u64, ahead_max: u64) {
         assert!(index <= self.committed, "applying {index} beyond the commit index {}", self.committed);
         self.applying = index;
         self.applying_bytes += bytes;
         self.is_applying_paused =
-            self.applying_bytes >= self.applying_bytes_max || index < self.appliable_index(allow_unstable);
+            self.applying_bytes >= self.applying_bytes_max || index < self.appliable_index(ahead_max);
     }
 
     /// Records that entries up to `index`, `bytes` in size, were applied.

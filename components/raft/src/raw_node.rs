@@ -51,6 +51,7 @@ struct PendingAdvance {
 pub struct RawNode<S: Storage> {
     raft: Watched<Raft<S>>,
     is_async: bool,
+    apply_ahead_max: u32,
     /// As of the last Ready that had them.
     seen_soft_state: SoftState,
     seen_hard_state: HardState,
@@ -70,6 +71,7 @@ impl<S: Storage> RawNode<S> {
         let raft = Raft::new(config, storage)?;
         Ok(Self {
             is_async: config.async_storage_writes,
+            apply_ahead_max: config.apply_ahead_max,
             seen_soft_state: raft.soft_state(),
             seen_hard_state: raft.hard_state(),
             own_messages: Vec::new(),
@@ -252,8 +254,13 @@ impl<S: Storage> RawNode<S> {
 
     /// Whether committed entries may be handed out before this node's disk has them: only where the owner stores a
     /// Ready's entries before it applies the same Ready's committed ones.
-    fn applies_unstable(&self) -> bool {
-        !self.is_async
+    /// How many entries that are not durable here may be handed out for application.
+    fn apply_ahead_max(&self) -> u64 {
+        match (self.is_async, self.raft.role) {
+            (false, _) => u64::MAX,
+            (true, Role::Leader) => u64::from(self.apply_ahead_max),
+            (true, _) => 0,
+        }
     }
 
     /// Whether [`Self::ready`] has work. A node that only ticked since it had none is not looked through again: most nodes of
@@ -276,7 +283,7 @@ impl<S: Storage> RawNode<S> {
             || !raft.outbox.after_append.is_empty()
             || raft.outbox.appends_due
             || !raft.log.unstable.next_entries().is_empty()
-            || raft.log.has_next_committed_entries(self.applies_unstable())
+            || raft.log.has_next_committed_entries(self.apply_ahead_max())
             || raft.log.unstable.next_snapshot().is_some()
             || !raft.reads.states.is_empty()
             || raft.soft_state() != self.seen_soft_state
@@ -309,12 +316,13 @@ impl<S: Storage> RawNode<S> {
     }
 
     fn collect(&mut self) -> Ready {
+        let ahead_max = self.apply_ahead_max();
         let raft = &mut self.raft;
         let soft_state = raft.soft_state();
         let Spare { mut entries, committed: mut committed_entries, .. } =
             self.spare.as_deref_mut().map(std::mem::take).unwrap_or_default();
         entries.extend_from_slice(raft.log.unstable.next_entries());
-        raft.log.take_committed_entries(!self.is_async, &mut committed_entries);
+        raft.log.take_committed_entries(ahead_max, &mut committed_entries);
         let snapshot = raft.log.unstable.next_snapshot().map(|snapshot| Box::new(snapshot.clone()));
         let messages = raft.outbox.now.take();
         let read_states = std::mem::take(&mut raft.reads.states);
@@ -441,8 +449,8 @@ impl<S: Storage> RawNode<S> {
                 Some((_, bytes, _)) => bytes,
                 None => entries_size(&ready.committed_entries),
             };
-            let allow_unstable = self.applies_unstable();
-            self.raft.log.accept_applying(last.index, bytes, allow_unstable);
+            let ahead_max = self.apply_ahead_max();
+            self.raft.log.accept_applying(last.index, bytes, ahead_max);
         }
     }
 

@@ -168,7 +168,11 @@ fn survivor(store: StoreId, local: &LocalRegion) -> Option<Survivor> {
         peer,
         region,
         applied: at,
-        last: log.map(|log| log.last).filter(|last| last.index > at.index).unwrap_or(at),
+        // What does not continue what is applied is cut at the next start (rule W8).
+        last: log
+            .map(|log| log.last)
+            .filter(|last| (last.term, last.index) > (at.term, at.index))
+            .unwrap_or(at),
         commit: log.and_then(|log| log.hard_state).map_or(at.index, |state| state.commit.max(at.index)),
         split_at: None,
         is_unusable: is_damaged || is_quarantined || applied.is_none(),

@@ -8,7 +8,7 @@ use crate::msg::LogTask;
 use crate::state::LogId;
 use crate::worker::Env;
 
-/// Prefix bookkeeping. Invariant: base <= durable <= applied.
+/// Prefix bookkeeping. Invariant: base <= durable <= applied, and durable <= stable.
 #[derive(Debug)]
 pub(crate) struct LogGc {
     base: Index,
@@ -38,7 +38,8 @@ impl Peer {
         if self.phase != Phase::Live || at.index <= self.gc.durable {
             return;
         }
-        self.gc.durable = at.index.min(self.applied.index);
+        // What is applied ahead of the log is not in it yet.
+        self.gc.durable = at.index.min(self.applied.index).min(self.node.stable());
         self.truncate_log(keep_bytes, env);
     }
 
@@ -92,7 +93,8 @@ impl Peer {
     /// Returns whether anything is left that may be dropped some time.
     pub(crate) fn shed_entries(&mut self, needed_too: bool) -> bool {
         let known = self.known_to_living(PeerId::ZERO).filter(|_| self.is_leader() && !needed_too);
-        self.node.storage_mut().evict(known.unwrap_or(Index(u64::MAX)))
+        let stable = self.node.stable();
+        self.node.storage_mut().evict(known.unwrap_or(stable).min(stable))
     }
 
     /// Reads entries after `known` into memory, the last `bytes_max` of them at most.

@@ -218,8 +218,7 @@ impl PeerLog {
         Some((self.base, delete_from))
     }
 
-    /// Drops cached entries up to `to`, as far as they are applied: what is applied here is stable, so that it can be
-    /// read from `log`. Returns whether anything is left that may be dropped some time.
+    /// Drops cached entries up to `to`, which can be read from `log`, as far as they are applied. Returns whether anything is left that may be dropped some time.
     pub(crate) fn evict(&mut self, to: Index) -> bool {
         self.cache.evict(to.min(self.applied.index), &self.shared.cached_bytes);
         self.is_listed = !self.cache.is_empty();

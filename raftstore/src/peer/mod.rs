@@ -389,6 +389,7 @@ fn core_config(config: &StoreConfig, id: PeerId, applied: Index, region: RegionI
     core.pre_vote = true;
     // Requests for votes leave before the own vote is logged.
     core.own_vote_first = true;
+    core.apply_ahead_max = config.apply_ahead_entries;
     // Without it a peer that does not know a membership change to be committed may be the only one that can lead.
     core.commit_fast_forward = true;
     // Followers learn of commits with the next append or heartbeat: half the messages where writes of a region come

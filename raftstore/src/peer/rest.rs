@@ -58,7 +58,9 @@ impl Peer {
 
     /// Gives back what only a peer at work needs.
     fn shed_memory(&mut self) {
-        self.node.storage_mut().forget_entries();
+        if self.node.stable() == self.node.last_index() {
+            self.node.storage_mut().forget_entries();
+        }
         let region = &self.region;
         self.senders.retain(|id, _| region.peer(*id).is_none());
         self.writes.shrink();

@@ -3,6 +3,7 @@
 use flotilla_engine::{Call, Fault as DiskFault, FaultKind, Faults};
 use flotilla_region::StoreId;
 
+use super::profile::Profile;
 use super::world::{Event, World};
 
 /// Calls that a full disk refuses.
@@ -84,7 +85,13 @@ impl World {
     pub(super) fn repair_disk(&mut self, id: StoreId) {
         let now = self.now_us();
         if let Some(host) = self.hosts.get(&id).filter(|_| !self.nemesis.is_full(id, now)) {
-            host.engine.set_faults(Faults::none());
+            host.engine.set_faults(in_order(id, &self.profile));
         }
     }
+}
+
+/// A disk without any fault.
+pub(super) fn in_order(id: StoreId, profile: &Profile) -> Faults {
+    let us = if id.0.is_multiple_of(2) { profile.extras.slow_syncs_us } else { 0 };
+    if us == 0 { Faults::none() } else { Faults::none().slow(Call::LogSync, us) }
 }

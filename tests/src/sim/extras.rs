@@ -28,6 +28,10 @@ pub struct Extras {
     pub wall_jumps: bool,
     /// Damaged disks stay for some time, so that the store has to live with what it can read no more.
     pub kept_rot: bool,
+    /// Entries that a leader may apply before its own disk has them.
+    pub apply_ahead: u32,
+    /// How long every other store's disk takes to sync, as long as it is in order.
+    pub slow_syncs_us: u64,
 }
 
 impl Extras {
@@ -49,6 +53,8 @@ impl Extras {
             births: true,
             wall_jumps: rng.chance(1, 3),
             kept_rot: rng.chance(1, 2),
+            apply_ahead: *rng.pick(&[0, 0, 1, 100]),
+            slow_syncs_us: *rng.pick(&[0, 0, 2_000, 20_000]),
         }
     }
 }

@@ -13,6 +13,7 @@ use flotilla_raftstore::{
 use flotilla_region::{ClusterId, StoreId};
 
 use super::clock::{GlobalTime, SimClock};
+use super::disks::in_order;
 use super::effects::{CallId, Effect, Effects, Life};
 use super::kv::KvMachine;
 use super::network::SimTransport;
@@ -134,6 +135,7 @@ impl Host {
 
     fn new((id, address): (StoreId, String), profile: &Profile, global: &GlobalTime, rng: &mut Prng) -> Self {
         let engine = MemEngine::new(rng.next_u64());
+        engine.set_faults(in_order(id, profile));
         #[cfg(feature = "planted")]
         if profile.skip_log_sync {
             engine.plant_skip_log_sync();

@@ -232,6 +232,7 @@ impl Profile {
     pub fn add(&mut self, extras: Extras) {
         let config = &mut self.config;
         config.placement.remove_drained = extras.remove_drained;
+        config.apply_ahead_entries = extras.apply_ahead;
         if extras.load_split_bytes > 0 {
             if config.load_split_requests == StoreConfig::default().load_split_requests {
                 // Nothing of it was drawn.

@@ -84,6 +84,8 @@ pub struct Stats {
     pub compactions: u64,
     /// Regions that went to sleep on a store.
     pub sleeps: u64,
+    /// Entries applied before the own log had them.
+    pub applied_ahead: u64,
     /// Transfers of leadership before which the heir read what others lacked.
     pub warm_transfers: u64,
     /// Snapshots of regions that a split was about to bring to the receiver.
@@ -92,7 +94,7 @@ pub struct Stats {
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 40] {
+    pub fn list(&self) -> [(&'static str, u64); 41] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -132,6 +134,7 @@ impl Stats {
             ("clock jumps", self.clock_jumps),
             ("compactions", self.compactions),
             ("sleeps", self.sleeps),
+            ("applied ahead", self.applied_ahead),
             ("warm transfers", self.warm_transfers),
             ("needless snapshots", self.needless_snapshots),
         ]
@@ -191,6 +194,7 @@ impl Stats {
         self.clock_jumps += other.clock_jumps;
         self.compactions += other.compactions;
         self.sleeps += other.sleeps;
+        self.applied_ahead += other.applied_ahead;
         self.warm_transfers += other.warm_transfers;
         self.needless_snapshots += other.needless_snapshots;
     }

@@ -313,6 +313,7 @@ impl World {
         self.stats.load_splits += counters.load_splits.load(Ordering::Relaxed);
         self.stats.crowded_writes += counters.crowded_writes.load(Ordering::Relaxed);
         self.stats.sleeps += counters.sleeps.load(Ordering::Relaxed);
+        self.stats.applied_ahead += counters.applied_ahead.load(Ordering::Relaxed);
         self.stats.warm_transfers += counters.warm_transfers.load(Ordering::Relaxed);
         self.stats.splits += counters.splits.load(Ordering::Relaxed);
         self.stats.snapshots += counters.snapshots_installed.load(Ordering::Relaxed);

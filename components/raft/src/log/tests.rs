@@ -125,10 +125,10 @@ fn an_unstable_snapshot_defines_the_bounds() {
     assert_eq!((log.first_index(), log.last_index(), log.committed), (Index(21), Index(20), Index(20)));
     assert_eq!(log.term(Index(20)), Ok(Term(6)));
     assert_eq!(log.term(Index(6)), Err(StorageError::Compacted));
-    assert!(!log.has_next_committed_entries(true), "nothing is applied while a snapshot is pending");
+    assert!(!log.has_next_committed_entries(ALL), "nothing is applied while a snapshot is pending");
     assert_eq!(log.snapshot(Index(7), crate::PeerId(2)).map(|snapshot| snapshot.meta.index), Ok(Index(20)));
     log.unstable.accept_in_progress();
-    assert!(!log.has_next_committed_entries(true));
+    assert!(!log.has_next_committed_entries(ALL));
     log.check_invariants();
 }
 
@@ -159,9 +159,12 @@ fn slices_cross_the_border_of_storage_within_their_limit() {
     assert_eq!(read(4, 11, 0), Err(StorageError::Unavailable));
 }
 
-fn committed(log: &RaftLog<MemStorage>, allow_unstable: bool) -> Vec<Entry> {
+/// Any entry may be applied, stored or not.
+const ALL: u64 = u64::MAX;
+
+fn committed(log: &RaftLog<MemStorage>, ahead_max: u64) -> Vec<Entry> {
     let mut entries = Vec::new();
-    log.take_committed_entries(allow_unstable, &mut entries);
+    log.take_committed_entries(ahead_max, &mut entries);
     entries
 }
 
@@ -169,16 +172,17 @@ fn committed(log: &RaftLog<MemStorage>, allow_unstable: bool) -> Vec<Entry> {
 fn only_stable_entries_are_applied_unless_the_caller_stores_first() {
     let mut log = log((0, 0), &[1, 1], &[1, 1]);
     log.commit_to(Index(4));
-    let indexes = |log: &RaftLog<MemStorage>, allow| -> Vec<u64> {
-        committed(log, allow).iter().map(|entry| entry.index.0).collect()
+    let indexes = |log: &RaftLog<MemStorage>, ahead_max| -> Vec<u64> {
+        committed(log, ahead_max).iter().map(|entry| entry.index.0).collect()
     };
-    assert_eq!(indexes(&log, true), [1, 2, 3, 4]);
-    assert_eq!(indexes(&log, false), [1, 2]);
-    log.accept_applying(Index(2), 12, false);
-    assert!(!log.has_next_committed_entries(false));
-    assert_eq!(indexes(&log, true), [3, 4]);
+    assert_eq!(indexes(&log, ALL), [1, 2, 3, 4]);
+    assert_eq!(indexes(&log, 1), [1, 2, 3]);
+    assert_eq!(indexes(&log, 0), [1, 2]);
+    log.accept_applying(Index(2), 12, 0);
+    assert!(!log.has_next_committed_entries(0));
+    assert_eq!(indexes(&log, ALL), [3, 4]);
     log.unstable.accept_in_progress();
-    assert!(!log.has_next_committed_entries(false), "in progress is not stable");
+    assert!(!log.has_next_committed_entries(0), "in progress is not stable");
 }
 
 #[test]
@@ -194,13 +198,13 @@ fn applying_pauses_at_the_limit_or_when_cut_short_until_acknowledged() {
     ] {
         let mut log = limited((0, 0), &[1, 1, 1, 1], &[], limit);
         log.commit_to(Index(3));
-        let handed = committed(&log, true);
+        let handed = committed(&log, ALL);
         assert_eq!(handed.len(), count, "limit {limit}");
-        log.accept_applying(Index(count as u64), entries_size(&handed), true);
+        log.accept_applying(Index(count as u64), entries_size(&handed), ALL);
         log.commit_to(Index(4));
-        assert_eq!(!log.has_next_committed_entries(true), pauses, "limit {limit}");
+        assert_eq!(!log.has_next_committed_entries(ALL), pauses, "limit {limit}");
         log.applied_to(Index(count as u64), entries_size(&handed));
-        assert!(log.has_next_committed_entries(true), "limit {limit}");
+        assert!(log.has_next_committed_entries(ALL), "limit {limit}");
         log.check_invariants();
     }
 }

@@ -46,6 +46,11 @@ impl<S: Storage> RawNode<S> {
         self.raft.log.applied
     }
 
+    /// Last index that was stored.
+    pub fn stable(&self) -> Index {
+        self.raft.log.stable_index()
+    }
+
     /// Last index handed out for application.
     pub fn applying(&self) -> Index {
         self.raft.log.applying

@@ -329,3 +329,38 @@ fn a_candidate_that_others_elect_leads_at_once_or_once_its_own_vote_is_stored() 
         assert_eq!(node.peer.raw.role(), Role::Leader);
     }
 }
+
+#[test]
+fn a_leader_may_apply_so_many_entries_before_it_has_stored_them() {
+    for (apply_ahead_max, applied) in [(0, vec![]), (2, vec![2, 3]), (9, vec![2, 3, 4])] {
+        let mut node = Async::lead(Config { apply_ahead_max, ..config(1) });
+        for data in ["x", "y", "z"] {
+            node.peer.propose(data).expect("leader");
+        }
+        node.take();
+        for voter in [2, 3] {
+            node.peer.step(ack(voter, 1, 4));
+        }
+        node.take();
+        assert_eq!((node.peer.raw.commit(), node.peer.raw.stable()), (Index(4), Index(1)));
+        let mut ahead = Vec::new();
+        while !node.apply.is_empty() {
+            ahead.extend(node.apply());
+            node.take();
+        }
+        assert_eq!(ahead, applied, "{apply_ahead_max} ahead");
+        node.drain();
+        assert_eq!((node.peer.raw.applied(), node.peer.raw.stable()), (Index(4), Index(4)));
+    }
+}
+
+#[test]
+fn a_follower_applies_what_it_has_stored() {
+    let mut node = Async::new(Config { apply_ahead_max: 9, ..config(1) });
+    node.peer.step(append(2, 1, (0, 0), &[1, 1], 2));
+    node.take();
+    assert_eq!((node.peer.raw.commit(), node.apply.len()), (Index(2), 0));
+    node.store();
+    node.take();
+    assert_eq!(node.apply(), [1, 2]);
+}

@@ -68,6 +68,7 @@ section! {
         inflight_bytes_max: u64,
         uncommitted_bytes_max: u64,
         committed_bytes_max: u64,
+        apply_ahead_entries: u32,
         pending_bytes_max: u64,
         leader_wait_ms: u64,
         entry_cache_bytes: u64,

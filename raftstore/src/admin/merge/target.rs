@@ -143,6 +143,8 @@ impl Peer {
             return;
         }
         let entries = std::mem::take(&mut message.entries);
+        let ahead = entries.last().map_or(0, |last| last.index.0.saturating_sub(self.node.stable().0));
+        Counters::add(&env.shared.counters.applied_ahead, ahead.min(entries.len() as u64));
         self.merge.held.push_back(Held { entries, responses: message.take_responses() });
         self.pump_apply(env);
     }
