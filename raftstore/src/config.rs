@@ -113,6 +113,8 @@ pub struct StoreConfig {
     pub stale_peer_ms: u64,
     /// Reports to placement and heartbeats to stores leave on this grid.
     pub report_ms: u64,
+    /// How long until every region led here was reported again, news or not; 0 = only news is.
+    pub report_refresh_ms: u64,
     /// Facts of the placement driver.
     pub placement: flotilla_placement::PlacementConfig,
     /// Whether stores support each other, so that idle regions sleep and leases cost nothing per region (ARCHITECTURE.md
@@ -185,6 +187,7 @@ impl Default for StoreConfig {
             snapshot_timeout_ms: 30_000,
             stale_peer_ms: 60_000,
             report_ms: 250,
+            report_refresh_ms: 600_000,
             placement: flotilla_placement::PlacementConfig::default(),
             store_liveness: true,
             liveness_interval_ms: 330,

@@ -635,6 +635,7 @@ impl Placement {
         let beats = now >= self.next_heartbeat;
         if beats {
             self.next_heartbeat = now.plus_ms(HEARTBEAT_MS);
+            self.reports.refresh(self.shared.config.report_refresh_ms, now);
             let (me, beat) = (self.me(), self.heartbeat());
             {
                 let mut directory = self.directory.write();

@@ -13,6 +13,9 @@ use crate::wire;
 /// Unacknowledged changes are sent again after so long.
 const RESEND_MS: u64 = 1_000;
 
+/// Parts in which everything is told again, one after the other.
+const REFRESH_PARTS: u64 = 16;
+
 /// Changes in the order of their sequence numbers, compacted to the last one of each region.
 pub(super) struct Reports {
     boot_id: u64,
@@ -20,6 +23,8 @@ pub(super) struct Reports {
     led: BTreeMap<RegionId, (u64, pb::RegionReport)>,
     dropped: BTreeMap<RegionId, u64>,
     receivers: BTreeMap<StoreId, Receiver>,
+    /// Up to where regions were told again, and when.
+    refreshed: (RegionId, Time),
 }
 
 #[derive(Default)]
@@ -37,6 +42,32 @@ impl Reports {
             led: BTreeMap::new(),
             dropped: BTreeMap::new(),
             receivers: BTreeMap::new(),
+            refreshed: (RegionId(0), Time::default()),
+        }
+    }
+
+    /// Makes news of a part of the regions every now and then, so that all have been told again after `interval_ms`,
+    /// whatever a receiver may have lost. 0 = never.
+    pub(super) fn refresh(&mut self, interval_ms: u64, now: Time) {
+        let (cursor, at) = self.refreshed;
+        if at == Time::default() {
+            self.refreshed.1 = now;
+            return;
+        }
+        if interval_ms == 0 || now.ms_since(at) < interval_ms / REFRESH_PARTS {
+            return;
+        }
+        let count = self.led.len().div_ceil(REFRESH_PARTS as usize);
+        let after: Vec<RegionId> =
+            self.led.range(RegionId(cursor.0 + 1)..).map(|(id, _)| *id).take(count).collect();
+        // After the last one it begins anew, a part later.
+        self.refreshed = (after.last().copied().filter(|_| after.len() == count).unwrap_or_default(), now);
+        if after.is_empty() {
+            return;
+        }
+        self.sequence += 1;
+        for id in after {
+            self.led.get_mut(&id).expect("listed just now").0 = self.sequence;
         }
     }
 
@@ -245,6 +276,30 @@ mod tests {
         let mut wider = led(1);
         Arc::make_mut(&mut wider.region).epoch.version = 1;
         assert_eq!(reports.led(&wider).reads, 0);
+    }
+
+    #[test]
+    fn everything_is_told_again_in_parts() {
+        let mut reports = Reports::new(9);
+        (1..=40).for_each(|id| _ = reports.led(&led(id)));
+        let (to, mut now) = (StoreId(2), Time(1));
+        let mut told = Vec::new();
+        for _ in 0..200 {
+            reports.refresh(16_000, now);
+            if let Some(news) = reports.next_for(to, now) {
+                reports.on_ack(to, 9, news.sequence);
+                told.push(
+                    news.regions.iter().filter_map(|r| Some(r.region.as_ref()?.id)).collect::<Vec<_>>(),
+                );
+            }
+            now = now.plus_ms(100);
+        }
+        assert_eq!((told[0].len(), told[1].clone(), told[2].clone()), (40, vec![1, 2, 3], vec![4, 5, 6]));
+        let again: Vec<u64> = told[1..].concat();
+        assert!((1..=40).all(|id| again.contains(&id)), "{again:?}");
+        assert!(told[1..].iter().all(|part| part.len() <= 3));
+        reports.refresh(0, now.plus_ms(1_000_000));
+        assert!(reports.next_for(to, now.plus_ms(1_000_000)).is_none(), "never");
     }
 
     #[test]

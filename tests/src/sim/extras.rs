@@ -32,6 +32,8 @@ pub struct Extras {
     pub apply_ahead: u32,
     /// How long every other store's disk takes to sync, as long as it is in order.
     pub slow_syncs_us: u64,
+    /// Every region is reported again after so long; 0 = never without news.
+    pub report_refresh_ms: u64,
 }
 
 impl Extras {
@@ -55,6 +57,7 @@ impl Extras {
             kept_rot: rng.chance(1, 2),
             apply_ahead: *rng.pick(&[0, 0, 1, 100]),
             slow_syncs_us: *rng.pick(&[0, 0, 2_000, 20_000]),
+            report_refresh_ms: *rng.pick(&[0, 0, 5_000]),
         }
     }
 }

@@ -232,6 +232,7 @@ impl Profile {
     pub fn add(&mut self, extras: Extras) {
         let config = &mut self.config;
         config.placement.remove_drained = extras.remove_drained;
+        config.report_refresh_ms = extras.report_refresh_ms;
         config.apply_ahead_entries = extras.apply_ahead;
         if extras.load_split_bytes > 0 {
             if config.load_split_requests == StoreConfig::default().load_split_requests {
@@ -380,6 +381,7 @@ fn draw_config(rng: &mut Prng, replicas: usize) -> StoreConfig {
         checkpoint_log_bytes: 1 << 30,
         log_keep_entries: *rng.pick(&[0, 5, 100]),
         log_keep_bytes: u64::MAX,
+        report_refresh_ms: 0,
         log_force_entries: *rng.pick(&[10, 50, LOG_FORCE_NEVER]),
         split_bytes: *rng.pick(&[0, 0, 2_000, 10_000]),
         split_keys: 0,

@@ -106,6 +106,7 @@ section! {
         snapshot_timeout_ms: u64,
         stale_peer_ms: u64,
         report_ms: u64,
+        report_refresh_ms: u64,
         store_liveness: bool,
         liveness_interval_ms: u64,
         liveness_duration_ms: u64,
