@@ -46,6 +46,8 @@ pub struct StoreConfig {
     pub log_batch_bytes_max: usize,
     /// Bytes that an apply worker puts into one batch.
     pub apply_batch_bytes_max: usize,
+    /// Records of many regions' applied positions that an apply worker writes before each region gets its own anew.
+    pub position_records_max: u16,
     /// Longest time between checkpoints (flush of `data`, publication of durable indexes, log truncation).
     pub checkpoint_interval_ms: u64,
     /// Bytes of `log` that start a checkpoint at once; bounds replay after a restart. Less than the write buffer of `log`
@@ -156,6 +158,7 @@ impl Default for StoreConfig {
             turn_messages_max: 4096,
             log_batch_bytes_max: 4 << 20,
             apply_batch_bytes_max: 4 << 20,
+            position_records_max: 4_096,
             checkpoint_interval_ms: 60_000,
             checkpoint_log_bytes: 96 << 20,
             log_keep_entries: 256,
@@ -214,6 +217,9 @@ impl StoreConfig {
         if self.raft_workers == 0 || self.apply_workers == 0 {
             return Err("raft_workers and apply_workers must be at least 1");
         }
+        if self.apply_workers > usize::from(u16::MAX) || self.position_records_max == 0 {
+            return Err("apply_workers must be below 65,536, position_records_max at least 1");
+        }
         if self.lease_ms + self.tick_ms > shortest_election_ms {
             return Err("lease_ms must be at least one tick shorter than election_ticks * tick_ms");
         }
@@ -262,7 +268,10 @@ impl StoreConfig {
 }
 
 /// Format of the data directory that this version writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+/// Oldest version of the software, by the format that it writes, that may read what this one writes: earlier ones do
+/// not know lists of applied positions.
+pub(crate) const FORMAT_READER_MIN: u32 = 2;
 /// Oldest format that this version reads.
 pub const FORMAT_READ_MIN: u32 = 1;
 /// Version of the store-to-store frames.

@@ -32,6 +32,7 @@ mod outbox;
 mod peer;
 pub mod placement;
 pub mod planted;
+pub mod positions;
 mod quarantine;
 mod recovery;
 mod shared;

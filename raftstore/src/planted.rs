@@ -25,6 +25,8 @@ flotilla_planted::bugs! {
     TruncatedTooFar,
     /// The applied index is written before the data that it stands for.
     AppliedIndexApart,
+    /// The ring of applied positions begins anew, and regions' own records are left as they are.
+    PositionsForgotten,
     /// A removed peer leaves nothing behind.
     NoTombstone,
     /// A source's leader reads under its lease after it proposed to become part of its target.

@@ -10,6 +10,7 @@ use crate::admin::merge::MergeState;
 use crate::error::{StoreError, readable};
 use crate::log_writer::round_record;
 use crate::peer::log::PeerLog;
+use crate::positions::Positions;
 use crate::quarantine::{Bad, decode_note};
 use crate::shared::{Shared, worker_of};
 use crate::state::{LogId, RegionState};
@@ -66,7 +67,8 @@ pub(crate) struct StoredRegion {
     pub merge: Option<MergeState>,
 }
 
-/// All regions that live on this disk, with their applied positions, and those that cannot be used.
+/// All regions that live on this disk, with their applied positions, and those that cannot be used. Both get their own
+/// records of their positions, since the apply workers' lists begin anew.
 ///
 /// # Errors
 /// I/O.
@@ -92,8 +94,18 @@ pub(crate) fn load_regions(
     };
     ids.extend(logged.iter().map(|(region, _)| *region));
     let (mut regions, mut bad) = (Vec::new(), Vec::new());
+    // Without them, no region's position is known.
+    let positions = match Positions::load(&*view) {
+        Ok(positions) => Some(positions),
+        Err(Error::Corruption(error)) => {
+            tracing::error!(%error, "applied positions are damaged");
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut settled = WriteBatch::new();
     for id in ids {
-        match load_region(&*view, id, mine) {
+        match load_region(&*view, id, mine, positions.as_ref(), &mut settled) {
             Ok(Some(found)) => regions.push(found),
             Ok(None) => {}
             Err((region, error)) => {
@@ -105,15 +117,21 @@ pub(crate) fn load_regions(
             }
         }
     }
+    if !settled.is_empty() {
+        engine.write(&settled)?;
+    }
     Ok((regions, bad))
 }
 
-/// What `data` says of one region, if it lives here; what can be read of it even if not all can.
+/// What `data` says of one region, if it lives here; what can be read of it even if not all can. A position that only
+/// lists have goes to `settled`.
 #[allow(clippy::result_large_err, reason = "once a region at a start")]
 fn load_region(
     view: &dyn EngineSnapshot,
     id: RegionId,
     mine: StoreId,
+    positions: Option<&Positions>,
+    settled: &mut WriteBatch,
 ) -> Result<Option<StoredRegion>, (Option<Region>, StoreError)> {
     let Some(value) = view.get(&keys::region_state(id)).map_err(|error| (None, error.into()))? else {
         // A log without data, found before the restart.
@@ -127,7 +145,13 @@ fn load_region(
     };
     let known = |error: StoreError| (Some(region.clone()), error);
     let applied = view.get(&keys::apply_state(id)).map_err(|error| known(error.into()))?;
-    let applied = applied.and_then(LogId::decode).ok_or_else(|| known(StoreError::Damaged("apply state")))?;
+    let damaged = || known(StoreError::Damaged("apply state"));
+    let own = applied.and_then(LogId::decode).ok_or_else(damaged)?;
+    let positions = positions.ok_or_else(damaged)?;
+    let applied = region.peer_on(mine).map_or(own, |me| positions.applied(id, me.id, own));
+    if applied != own {
+        settled.put(&keys::apply_state(id), &applied.encode());
+    }
     let merge = view.get(&keys::merge_state(id)).map_err(|error| known(error.into()))?;
     let merge = merge.map(|value| MergeState::decode(value).ok_or(StoreError::Damaged("merge state")));
     let merge = merge.transpose().map_err(known)?;

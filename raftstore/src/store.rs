@@ -16,7 +16,7 @@ use crate::admin::check::CheckDone;
 use crate::admin::split::INIT_LOG;
 use crate::apply::ApplyWorker;
 use crate::background::{Background, BackgroundMsg};
-use crate::config::{FORMAT, FORMAT_READ_MIN, StoreConfig, WIRE_VERSION};
+use crate::config::{FORMAT, FORMAT_READ_MIN, FORMAT_READER_MIN, StoreConfig, WIRE_VERSION};
 use crate::error::{Damage, Quarantined, RequestError, StoreError};
 use crate::founding::{PreSplit, first_regions};
 use crate::history::{self, RegionEvent};
@@ -106,11 +106,8 @@ impl Store {
         store: StoreId,
         uuid: Bytes,
     ) -> Result<StoreIdent, StoreError> {
-        let ident = StoreIdent { format: FORMAT, format_read_min: FORMAT_READ_MIN, cluster, store, uuid };
-        let mut batch = WriteBatch::new();
-        batch.put(keys::STORE_IDENT, &ident.encode());
-        engine.write(&batch)?;
-        engine.flush()?;
+        let ident = StoreIdent { format: FORMAT, format_read_min: FORMAT_READER_MIN, cluster, store, uuid };
+        put_ident(engine, &ident)?;
         Ok(ident)
     }
 
@@ -149,6 +146,11 @@ impl Store {
     pub fn open(config: StoreConfig, seams: Seams) -> Result<(Self, Workers), StoreError> {
         config.check().map_err(StoreError::Config)?;
         let ident = Self::ident(&*seams.engine)?.ok_or(StoreError::Uninitialised)?;
+        if ident.format < FORMAT {
+            // From here on, older software must leave the disk alone.
+            let marked = StoreIdent { format: FORMAT, format_read_min: FORMAT_READER_MIN, ..ident.clone() };
+            put_ident(&*seams.engine, &marked)?;
+        }
         let boxes = Mailboxes::new(&config);
         let origin = FrameOrigin { cluster: ident.cluster, store: ident.store };
         let Seams { engine, transport, clock, machine, fatal } = seams;
@@ -465,6 +467,14 @@ impl Mailboxes {
         };
         Self { links, raft, apply, log, snapshot, placement, background, liveness }
     }
+}
+
+fn put_ident(engine: &dyn Engine, ident: &StoreIdent) -> Result<(), StoreError> {
+    let mut batch = WriteBatch::new();
+    batch.put(keys::STORE_IDENT, &ident.encode());
+    engine.write(&batch)?;
+    engine.flush()?;
+    Ok(())
 }
 
 fn build_workers(

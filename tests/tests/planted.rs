@@ -49,6 +49,7 @@ found! {
     a_snapshot_over_an_overlapping_region: "snapshot-overlap",
     a_log_truncated_past_the_durable_index: "truncated-too-far",
     an_applied_index_apart_from_its_data: "applied-index-apart",
+    applied_positions_forgotten_when_their_ring_begins_anew: "positions-forgotten",
     a_merge_committed_before_the_source_caught_up: "merge-before-caught-up",
     a_merge_without_the_entries_of_the_source: "merge-without-entries",
     a_source_destroyed_before_its_target_is_past_the_merge: "source-buried-early",

@@ -20,6 +20,7 @@
 //! 0x02 | region u64 | 0x04            why the region is out of service on this store, if it is
 //! 0x02 | region u64 | 0x05            its splits and merges
 //! 0x03 | name                         facts of this store (address book, id windows)
+//! 0x04 | copy u8 | worker u16 | slot u16   applied positions of many regions, in a ring of each apply worker, twice
 //! 0x10 | key                          keys of the meta space
 //! 0x20 | key                          keys of the user space
 //! ```
@@ -51,6 +52,7 @@ const MERGE_STATE: u8 = 0x03;
 const QUARANTINE: u8 = 0x04;
 const HISTORY: u8 = 0x05;
 const STORE_FACT: u8 = 0x03;
+const POSITIONS: u8 = 0x04;
 const META_SPACE: u8 = 0x10;
 const USER_SPACE: u8 = 0x20;
 
@@ -170,6 +172,17 @@ pub fn apply_state(region: RegionId) -> [u8; 10] {
 /// `data`: what a region has to do with a merge under way.
 pub fn merge_state(region: RegionId) -> [u8; 10] {
     data_region(region, MERGE_STATE)
+}
+
+/// `data`: applied positions of many regions, as an apply worker wrote them at once. `copy` is 0 or 1.
+pub fn positions(copy: u8, worker: u16, slot: u16) -> [u8; 6] {
+    let (worker, slot) = (worker.to_be_bytes(), slot.to_be_bytes());
+    [POSITIONS, copy, worker[0], worker[1], slot[0], slot[1]]
+}
+
+/// `data`: bounds `[start, end)` of one copy of all applied positions of many regions.
+pub fn positions_bounds(copy: u8) -> ([u8; 2], [u8; 2]) {
+    ([POSITIONS, copy], [POSITIONS, copy + 1])
 }
 
 /// `data`: end of everything that a store keeps of a region besides its data.

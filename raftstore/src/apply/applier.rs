@@ -28,8 +28,12 @@ pub(crate) struct Applier {
     pub(crate) merge: Option<MergeState>,
     /// The last entry asks for a comparison of the replicas.
     pub(crate) is_checked: bool,
+    /// The descriptor does not name the peer any more, so that a list that does would not be found.
+    pub(crate) is_removed: bool,
     /// Takes nothing more: the region is to become part of another one.
     pub(crate) is_retired: bool,
+    /// `data` has its position in the worker's ring only, or also there.
+    pub(crate) is_in_ring: bool,
     /// Met something that it may not skip.
     pub(crate) stopped: Option<Damage>,
 }
@@ -61,7 +65,9 @@ impl Applier {
             applied,
             merge,
             is_checked: false,
+            is_removed: false,
             is_retired: false,
+            is_in_ring: false,
             stopped: None,
         }
     }
@@ -236,6 +242,7 @@ impl Applier {
             Ok(after) => {
                 round.batch.put(&keys::region_state(after.id), &RegionState::Normal(after.clone()).encode());
                 self.region = Arc::new(after);
+                self.is_removed = self.region.peer(self.peer).is_none();
                 shared.machine(self.region.space).on_region_change(&self.region);
                 let region = self.region.clone();
                 Outcome::Effect(Box::new(move |done| Effect::Membership { change, region, done }))

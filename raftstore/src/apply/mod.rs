@@ -1,12 +1,13 @@
 //! The apply worker: committed entries in, one `data` batch over all regions of the round out.
 //!
-//! Invariant: a batch holds, for each of its regions, the data, the descriptor and the apply state of one and the same
+//! Invariant: a batch holds, for each of its regions, the data, the descriptor and the applied index of one and the same
 //! position, so a memtable flush is always a consistent prefix of the store's apply history (rule W1).
 //! Invariant: nothing about a round is told to anybody before its write returned.
 
 mod applier;
 mod install;
 mod merge;
+mod ring;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -27,11 +28,13 @@ use crate::mailbox::{Mailbox, Turn};
 use crate::msg::{
     AdminDone, Applied, ApplyMsg, ApplyTask, Callers, Effect, Incarnation, Quota, RaftMsg, WriteDone,
 };
+use crate::positions::Position;
 use crate::shared::{Counters, Shared, worker_of};
 use crate::state::{LogId, RegionState};
 use crate::time::Time;
 
 use applier::Applier;
+use ring::Ring;
 
 /// Applies the regions with `worker_of(region, apply_workers) == number`.
 pub(crate) struct ApplyWorker {
@@ -41,6 +44,8 @@ pub(crate) struct ApplyWorker {
     /// Taken from the mailbox, for later rounds.
     waiting: VecDeque<ApplyMsg>,
     appliers: BTreeMap<RegionId, Applier>,
+    /// Where the applied positions of large rounds go.
+    ring: Ring,
     round: Round,
 }
 
@@ -51,6 +56,8 @@ pub(crate) struct Round {
     overlay: Overlay,
     replies: Vec<Reply>,
     applied: Vec<Applied>,
+    /// Of the regions in the batch; the last one of a region counts.
+    positions: Vec<Position>,
     destroyed: Vec<(RegionId, PeerId, Incarnation)>,
     /// Regions that are to become part of another one.
     retired: Vec<(RegionId, Incarnation)>,
@@ -75,12 +82,14 @@ impl Reply {
 
 impl ApplyWorker {
     pub(crate) fn new(number: usize, shared: Arc<Shared>, mailbox: Mailbox<Vec<ApplyMsg>>) -> Self {
+        let ring = Ring::new(number, shared.config.position_records_max);
         Self {
             number,
             shared,
             mailbox,
             waiting: VecDeque::new(),
             appliers: BTreeMap::new(),
+            ring,
             round: Round::default(),
         }
     }
@@ -144,7 +153,7 @@ impl ApplyWorker {
             apart.put(&keys::apply_state(region), &applier.applied.encode());
             self.shared.engine.write(&apart)?;
         } else {
-            self.round.batch.put(&keys::apply_state(region), &applier.applied.encode());
+            self.round.positions.push(Position { region, peer: applier.peer, at: applier.applied });
         }
         let (applied, stopped) = (applier.applied, applier.stopped.clone());
         self.round.applied.push(Applied {
@@ -255,6 +264,7 @@ impl ApplyWorker {
     }
 
     fn write_round(&mut self) -> Result<(), StoreError> {
+        self.ring.stage(&mut self.round, &mut self.appliers);
         if !self.round.batch.is_empty() {
             self.shared.engine.write(&self.round.batch)?;
             Counters::add(&self.shared.counters.apply_batches, 1);
@@ -282,6 +292,7 @@ impl ApplyWorker {
         for (region, incarnation) in round.retired {
             self.shared.links.raft_of(region).send(RaftMsg::Quiet { region, incarnation });
         }
+        self.round.positions = round.positions;
         self.round.batch = round.batch;
         self.round.batch.clear();
         Ok(())
@@ -308,7 +319,10 @@ impl ApplyWorker {
     fn handle(&mut self, message: ApplyMsg) -> Result<(), StoreError> {
         match message {
             ApplyMsg::Register { region, peer, incarnation, applied, merge } => {
-                self.appliers.insert(region.id, Applier::new(region, peer, incarnation, applied, merge));
+                let mut applier = Applier::new(region.clone(), peer, incarnation, applied, merge);
+                let known = self.appliers.get(&region.id).filter(|known| known.peer == peer);
+                applier.is_in_ring = known.is_some_and(|known| known.is_in_ring);
+                self.appliers.insert(region.id, applier);
                 Ok(())
             }
             ApplyMsg::Claim { region, peer, incarnation } => {
@@ -332,9 +346,10 @@ impl ApplyWorker {
                 Ok(())
             }
             ApplyMsg::Retire { region, incarnation } => {
-                if let Some(applier) = self.appliers.get_mut(&region).filter(|a| a.incarnation == incarnation)
-                {
-                    applier.is_retired = true;
+                if let Some(applier) = self.appliers.get_mut(&region) {
+                    // The target's worker deletes it with the region's other records, and nothing may bring it back.
+                    ring::settle(&mut self.round, applier);
+                    applier.is_retired |= applier.incarnation == incarnation;
                 }
                 self.round.retired.push((region, incarnation));
                 Ok(())

@@ -12,9 +12,11 @@ use flotilla_region::{Index, PeerId, Region, RegionId, keys};
 
 use crate::entry::{MembershipChange, Payload, commands};
 use crate::error::StoreError;
+use crate::positions::Positions;
 use crate::quarantine::decode_note;
 use crate::recovery::log_peers;
 use crate::state::{LogId, RegionState, decode_entry, decode_hard_state};
+use crate::store::Store;
 
 /// What a store has of a region.
 #[derive(Clone, Debug)]
@@ -100,17 +102,29 @@ fn told<T>(read: Result<T, Error>) -> Result<Result<T, String>, StoreError> {
 /// # Errors
 /// I/O. Damage is part of the answer.
 pub fn regions(engine: &dyn Engine) -> Result<Vec<LocalRegion>, StoreError> {
+    let view = engine.snapshot();
+    let mine = Store::ident(engine)?.map(|ident| ident.store).unwrap_or_default();
+    let positions = told(Positions::load(&*view))?;
     let logged = log_peers(engine)?;
     let mut ids: BTreeSet<RegionId> = logged.iter().map(|(region, _)| *region).collect();
     let (start, end) = keys::region_bounds();
     // Damage shows again where the record is read.
-    told(engine.snapshot().scan(&start, &end, &mut |key, _| {
+    told(view.scan(&start, &end, &mut |key, _| {
         ids.extend(keys::parse_data_region(key));
         true
     }))?
     .unwrap_or_default();
     let peers = |id| logged.iter().filter(move |(region, _)| *region == id).map(|(_, peer)| *peer);
-    ids.into_iter().map(|id| local_region(engine, id, peers(id))).collect()
+    let read = |id| {
+        let mut local = local_region(engine, id, peers(id))?;
+        let me = local.region().and_then(|region| region.peer_on(mine)).map(|me| me.id);
+        if let (Ok(Some(own)), Some(me)) = (&local.applied, me) {
+            local.applied =
+                positions.as_ref().map(|all| Some(all.applied(id, me, *own))).map_err(Clone::clone);
+        }
+        Ok(local)
+    };
+    ids.into_iter().map(read).collect()
 }
 
 fn local_region(

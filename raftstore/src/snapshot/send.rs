@@ -18,6 +18,7 @@ use crate::config::WIRE_VERSION;
 use crate::error::Damage;
 use crate::msg::RaftMsg;
 use crate::outbox::raft_message;
+use crate::positions;
 use crate::shared::Shared;
 use crate::state::{LogId, RegionState};
 use crate::time::Time;
@@ -166,8 +167,9 @@ impl Sender {
         let Some(outgoing) = self.streams.get(&stream) else { return Ok(None) };
         let data = self.shared.engine.snapshot();
         let state = data.get(&keys::region_state(outgoing.region))?.and_then(RegionState::decode);
-        let at = data.get(&keys::apply_state(outgoing.region))?.and_then(LogId::decode);
-        let (Some(RegionState::Normal(region)), Some(at)) = (state, at) else { return Ok(None) };
+        let Some(RegionState::Normal(region)) = state else { return Ok(None) };
+        let Some(me) = region.peer_on(self.shared.origin.store) else { return Ok(None) };
+        let Some(at) = positions::applied(&*data, region.id, me.id)? else { return Ok(None) };
         if region.peer(outgoing.to.id).is_none() {
             return Ok(None);
         }

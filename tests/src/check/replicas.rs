@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use flotilla_engine::EngineSnapshot;
-use flotilla_raftstore::{LogId, RegionState};
+use flotilla_raftstore::{RegionState, positions};
 use flotilla_region::{Region, StoreId, keys};
 
 /// Content hashes by (region, applied index), with where they were seen first.
@@ -24,8 +24,8 @@ impl Replicas {
         region: &Region,
         view: &dyn EngineSnapshot,
     ) -> Result<(), String> {
-        let stored = view.get(&keys::apply_state(region.id)).ok().flatten();
-        let Some(applied) = stored.and_then(LogId::decode) else {
+        let me = region.peer_on(store).map(|me| me.id).unwrap_or_default();
+        let Ok(Some(applied)) = positions::applied(view, region.id, me) else {
             return Err(format!("region {} on store {store} has no apply state", region.id));
         };
         let mut hasher = crc32fast::Hasher::new();

@@ -34,6 +34,8 @@ pub struct Extras {
     pub slow_syncs_us: u64,
     /// Every region is reported again after so long; 0 = never without news.
     pub report_refresh_ms: u64,
+    /// Lists of applied positions before regions get their own records anew; 0 = as the product has it.
+    pub position_records: u16,
 }
 
 impl Extras {
@@ -58,6 +60,7 @@ impl Extras {
             apply_ahead: *rng.pick(&[0, 0, 1, 100]),
             slow_syncs_us: *rng.pick(&[0, 0, 2_000, 20_000]),
             report_refresh_ms: *rng.pick(&[0, 0, 5_000]),
+            position_records: *rng.pick(&[0, 1, 4, 30]),
         }
     }
 }

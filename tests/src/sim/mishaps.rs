@@ -11,7 +11,7 @@ use flotilla_engine::Engine;
 use flotilla_placement::StoreState;
 use flotilla_placement::meta::MetaCommand;
 use flotilla_raft::EntryKind;
-use flotilla_raftstore::{LogId, RegionContext, decode_entry};
+use flotilla_raftstore::{LogId, RegionContext, decode_entry, positions};
 use flotilla_region::{KeyRange, PeerId, PeerRole, Region, RegionId, Space, StoreId, Term, keys};
 
 use super::effects::{Answer, Callback};
@@ -29,10 +29,10 @@ fn changes_membership(host: &Host) -> bool {
     let mut applied: (RegionId, LogId) = Default::default();
     let mut pending = false;
     let scanned = host.engine.log_scan(&start, &end, &mut |key, value| {
-        let Some(keys::LogKey::Entry(region, _, index)) = keys::parse_log_key(key) else { return true };
+        let Some(keys::LogKey::Entry(region, peer, index)) = keys::parse_log_key(key) else { return true };
         if applied.0 != region {
-            let stored = view.get(&keys::apply_state(region)).ok().flatten();
-            applied = (region, stored.and_then(LogId::decode).unwrap_or_default());
+            let stored = positions::applied(&*view, region, peer).ok().flatten();
+            applied = (region, stored.unwrap_or_default());
         }
         let entry = decode_entry(index, Bytes::copy_from_slice(value));
         pending |= index > applied.1.index && entry.is_none_or(|entry| entry.kind != EntryKind::Normal);
@@ -154,6 +154,10 @@ impl World {
             engine.log_scan(&start, &end, &mut collect)
         } else {
             let (start, end) = match self.nemesis.rng.below(4) {
+                0 if self.nemesis.extra.chance(1, 4) => {
+                    let (start, end) = keys::positions_bounds(self.nemesis.extra.below(2) as u8);
+                    (start.to_vec(), end.to_vec())
+                }
                 0 => keys::region_bounds(),
                 1 => keys::data_bounds(Space::Meta, &KeyRange::default()),
                 _ => keys::data_bounds(Space::User, &KeyRange::default()),

@@ -29,7 +29,7 @@ const fn bug(name: &'static str, place: Place) -> Planted {
 }
 
 /// Every bug.
-pub const ALL: [Planted; 28] = [
+pub const ALL: [Planted; 29] = [
     bug("vote-not-persisted", Place::Raftstore(raftstore::Bug::VoteNotPersisted)),
     bug("commit-apart", Place::Raftstore(raftstore::Bug::CommitApart)),
     bug("ack-before-sync", Place::Raftstore(raftstore::Bug::AckBeforeSync)),
@@ -45,6 +45,7 @@ pub const ALL: [Planted; 28] = [
     bug("snapshot-overlap", Place::Raftstore(raftstore::Bug::SnapshotOverlap)),
     bug("truncated-too-far", Place::Raftstore(raftstore::Bug::TruncatedTooFar)),
     bug("applied-index-apart", Place::Raftstore(raftstore::Bug::AppliedIndexApart)),
+    bug("positions-forgotten", Place::Raftstore(raftstore::Bug::PositionsForgotten)),
     bug("merge-before-caught-up", Place::Raftstore(raftstore::Bug::MergeBeforeCaughtUp)),
     bug("merge-without-entries", Place::Raftstore(raftstore::Bug::MergeWithoutEntries)),
     bug("source-buried-early", Place::Raftstore(raftstore::Bug::SourceBuriedEarly)),

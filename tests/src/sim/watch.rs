@@ -28,7 +28,7 @@ const LOOK_US_MAX: u64 = 40_000;
 const STALL_US: u64 = 5_000;
 
 /// Log batches of so many bytes hold one task each.
-const SINGLE_BYTES: usize = 64;
+pub(super) const SINGLE_BYTES: usize = 64;
 
 /// Of so many turns of log writers, one is followed by a look at the log.
 const LOG_TURNS: u64 = 8;

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use flotilla_engine::{Call, Engine, Fault, FaultKind, Faults, Prng, WriteBatch};
 use flotilla_raftstore::disk::recover;
-use flotilla_raftstore::{AdminCommand, LogId, RegionState, StoreConfig};
+use flotilla_raftstore::{
+    AdminCommand, FORMAT, LogId, RegionState, Store, StoreConfig, StoreIdent, positions,
+};
 use flotilla_region::{Index, PeerRole, Region, RegionId, Space, StoreId, keys};
 use flotilla_tests::check::tiling::regions_on;
 use flotilla_tests::sim::profile::Profile;
@@ -300,14 +302,36 @@ fn a_cluster_that_lost_its_quorum_goes_on_with_what_the_last_store_has() {
             plan.keep.iter().all(|kept| {
                 let here = world.operator.peers.get(&survivor).and_then(|peers| peers.get(&kept.after.id));
                 here.is_some_and(|s| s.is_leader && s.applied.index >= kept.survivor.last.index)
-                    && applied(&*engine, kept.after.id).index > kept.survivor.last.index
+                    && applied(&*engine, survivor, kept.after.id).index > kept.survivor.last.index
             })
         });
         assert_eq!(world.violation(), None, "seed {seed}");
     }
 }
 
-fn applied(engine: &dyn Engine, id: RegionId) -> LogId {
-    let value = engine.get(&keys::apply_state(id)).expect("readable");
-    value.and_then(LogId::decode).unwrap_or_default()
+fn applied(engine: &dyn Engine, store: StoreId, id: RegionId) -> LogId {
+    let view = engine.snapshot();
+    let regions = regions_on(&*view).expect("readable");
+    let me = regions.iter().find(|region| region.id == id).and_then(|region| region.peer_on(store));
+    positions::applied(&*view, id, me.expect("a replica").id).expect("readable").unwrap_or_default()
+}
+
+#[test]
+fn a_disk_of_an_older_format_is_taken_over_and_marked() {
+    let mut world = world(14);
+    let (store, _) = follower(&world, USER);
+    world.stop(store, "stopped");
+    let engine = world.hosts[&store].engine.clone();
+    let ident = Store::ident(&*engine).expect("readable").expect("has one");
+    let mut batch = WriteBatch::new();
+    batch.put(keys::STORE_IDENT, &StoreIdent { format: 1, format_read_min: 1, ..ident.clone() }.encode());
+    engine.write(&batch).expect("a healthy disk");
+    world.start(store);
+    engine.crash();
+    assert_eq!(ident.format, FORMAT);
+    assert_eq!(
+        Store::ident(&*engine).expect("readable"),
+        Some(ident),
+        "durable before anything else is written"
+    );
 }

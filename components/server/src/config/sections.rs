@@ -75,6 +75,7 @@ section! {
         turn_messages_max: usize,
         log_batch_bytes_max: usize,
         apply_batch_bytes_max: usize,
+        position_records_max: u16,
         checkpoint_interval_ms: u64,
         checkpoint_log_bytes: u64,
         log_keep_entries: u64,
