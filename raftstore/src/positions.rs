@@ -6,7 +6,8 @@
 //! suffix of batches a crash loses, a region's position is the highest that its own record or any list names for its
 //! peer: positions of a peer only grow, and a new peer has a new id.
 //!
-//! Lists are written twice, far apart, since the damage of one would put all its regions in doubt.
+//! Lists are written in two places with all user data between, since damage to one puts all its regions in doubt. At load
+//! they are folded into the regions' own records and deleted.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +18,6 @@ use flotilla_region::{Index, PeerId, RegionId, Term, keys};
 use crate::codec::{get_u64, put_u64};
 use crate::state::LogId;
 
-/// Copies of each list.
-pub(crate) const COPIES: u8 = 2;
-
 /// Where a region's peer has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
@@ -28,10 +26,13 @@ pub(crate) struct Position {
     pub at: LogId,
 }
 
+/// Of one position in a list.
+pub(crate) const POSITION_BYTES: usize = 32;
+
 impl Position {
-    /// Serialised form of a list: {region, peer, index, term}, 32 bytes each.
+    /// Serialised form of a list: {region, peer, index, term} of each.
     pub(crate) fn encode(list: &[Self]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(list.len() * 32);
+        let mut out = Vec::with_capacity(list.len() * POSITION_BYTES);
         for Self { region, peer, at } in list {
             [region.0, peer.0, at.index.0, at.term.0]
                 .into_iter()
@@ -63,39 +64,69 @@ impl Positions {
         Self::load_of(view, None)
     }
 
-    fn load_of(view: &dyn EngineSnapshot, wanted: Option<(RegionId, PeerId)>) -> Result<Self, Error> {
-        let mut read = Self::load_copy(view, 0, wanted);
-        for copy in 1..COPIES {
-            let Err(Error::Corruption(error)) = &read else { break };
-            tracing::error!(%error, "applied positions are damaged; there is another copy");
-            read = Self::load_copy(view, copy, wanted);
+    /// Whether there is no list at all.
+    ///
+    /// # Errors
+    /// I/O.
+    pub(crate) fn are_none(view: &dyn EngineSnapshot) -> Result<bool, Error> {
+        let mut are_none = true;
+        for (start, end) in keys::positions_bounds() {
+            let scanned = view.scan(&start, &end, &mut |_, _| {
+                are_none = false;
+                false
+            });
+            match scanned {
+                Err(error) if is_damage(&error) => are_none = false,
+                scanned => scanned?,
+            }
         }
-        read
+        Ok(are_none)
     }
 
-    fn load_copy(
-        view: &dyn EngineSnapshot,
-        copy: u8,
-        wanted: Option<(RegionId, PeerId)>,
-    ) -> Result<Self, Error> {
-        let mut known = BTreeMap::new();
-        let mut is_sound = true;
-        let (start, end) = keys::positions_bounds(copy);
-        view.scan(&start, &end, &mut |_, list| {
-            let mut list = Bytes::copy_from_slice(list);
-            while !list.is_empty() {
-                let Some(Position { region, peer, at }) = Position::decode(&mut list) else {
-                    is_sound = false;
-                    return false;
-                };
-                if wanted.is_none_or(|wanted| wanted == (region, peer)) {
-                    let highest: &mut LogId = known.entry((region, peer)).or_default();
-                    *highest = later(*highest, at);
+    /// Reads what the lists of `view` say of one peer.
+    ///
+    /// # Errors
+    /// I/O, or damage to both copies.
+    pub(crate) fn load_one(view: &dyn EngineSnapshot, region: RegionId, peer: PeerId) -> Result<Self, Error> {
+        Self::load_of(view, Some((region, peer)))
+    }
+
+    fn load_of(view: &dyn EngineSnapshot, wanted: Option<(RegionId, PeerId)>) -> Result<Self, Error> {
+        let mut known = Self::default();
+        for (start, end) in keys::positions_bounds() {
+            let mut is_sound = true;
+            let scanned = view.scan(&start, &end, &mut |_, list| {
+                is_sound = known.add(Bytes::copy_from_slice(list), wanted);
+                is_sound
+            });
+            match scanned {
+                Ok(()) if is_sound => return Ok(known),
+                Err(error) if !is_damage(&error) => return Err(error),
+                _ => tracing::error!("applied positions are damaged; they are in another place, too"),
+            }
+        }
+        // What is damaged in one place may be whole in the other. A worker's slots are used from the first on.
+        for worker in 0..=u16::MAX {
+            for slot in 0..=u16::MAX {
+                let Some(list) = either(view, keys::positions(worker, slot))? else { break };
+                if !known.add(list, wanted) {
+                    return Err(Error::Corruption(format!("list {slot} of apply worker {worker}")));
                 }
             }
-            true
-        })?;
-        if is_sound { Ok(Self(known)) } else { Err(Error::Corruption("a list of applied positions".into())) }
+        }
+        Ok(known)
+    }
+
+    /// Takes up a list; whether it is one.
+    fn add(&mut self, mut list: Bytes, wanted: Option<(RegionId, PeerId)>) -> bool {
+        while !list.is_empty() {
+            let Some(Position { region, peer, at }) = Position::decode(&mut list) else { return false };
+            if wanted.is_none_or(|wanted| wanted == (region, peer)) {
+                let highest = self.0.entry((region, peer)).or_default();
+                *highest = later(*highest, at);
+            }
+        }
+        true
     }
 
     /// Applied position of a peer with this record of its own.
@@ -112,7 +143,18 @@ pub fn applied(view: &dyn EngineSnapshot, region: RegionId, peer: PeerId) -> Res
     let Some(own) = view.get(&keys::apply_state(region))? else { return Ok(None) };
     let own =
         LogId::decode(own).ok_or_else(|| Error::Corruption(format!("apply state of region {region}")))?;
-    Ok(Some(Positions::load_of(view, Some((region, peer)))?.applied(region, peer, own)))
+    Ok(Some(Positions::load_one(view, region, peer)?.applied(region, peer, own)))
+}
+
+fn either(view: &dyn EngineSnapshot, [first, second]: [[u8; 5]; 2]) -> Result<Option<Bytes>, Error> {
+    match view.get(&first) {
+        Err(error) if is_damage(&error) => view.get(&second)?.ok_or(error).map(Some),
+        read => read,
+    }
+}
+
+fn is_damage(error: &Error) -> bool {
+    matches!(error, Error::Corruption(_))
 }
 
 fn later(one: LogId, other: LogId) -> LogId {

@@ -82,9 +82,11 @@ impl Quarantine {
             }
         }
         let why = damage.to_string();
-        if !peer.is_zero() && !matches!(damage, Damage::Command(_)) {
+        // Should the descriptor be readable again after a restart, it is still of whoever it was.
+        let noted = if region.is_some() { peer } else { PeerId::ZERO };
+        if !(peer.is_zero() && region.is_some() || matches!(damage, Damage::Command(_))) {
             let mut batch = WriteBatch::new();
-            batch.put(&keys::quarantine(id), &encode_note(peer, &why));
+            batch.put(&keys::quarantine(id), &encode_note(noted, &why));
             if let Err(error) = env.shared.engine.write(&batch) {
                 return env.shared.fail(&error.into());
             }

@@ -36,7 +36,20 @@ pub(crate) fn restore_regions(shared: &Arc<Shared>, workers: &mut [RaftWorker]) 
             worker.quarantine(Bad { id: region.id, region: Some(Arc::new(region)), peers, damage });
         }
     }
-    Ok(())
+    forget_lists(&*shared.engine)
+}
+
+/// Deletes the apply workers' lists, if there are any: regions have their own positions now, or a note that they are out
+/// of service.
+fn forget_lists(engine: &dyn Engine) -> Result<(), StoreError> {
+    if Positions::are_none(&*engine.snapshot())? {
+        return Ok(());
+    }
+    let mut batch = WriteBatch::new();
+    for (start, end) in keys::positions_bounds() {
+        batch.delete_range(&start, &end);
+    }
+    Ok(engine.write(&batch)?)
 }
 
 /// Completes the removal of peers that had applied it when the process ended, but were not buried yet.
@@ -67,8 +80,8 @@ pub(crate) struct StoredRegion {
     pub merge: Option<MergeState>,
 }
 
-/// All regions that live on this disk, with their applied positions, and those that cannot be used. Both get their own
-/// records of their positions, since the apply workers' lists begin anew.
+/// All regions that live on this disk, with their applied positions, and those that cannot be used. As far as they can be
+/// read, both get their own records of their positions, since the apply workers' lists begin anew.
 ///
 /// # Errors
 /// I/O.
@@ -147,8 +160,10 @@ fn load_region(
     let applied = view.get(&keys::apply_state(id)).map_err(|error| known(error.into()))?;
     let damaged = || known(StoreError::Damaged("apply state"));
     let own = applied.and_then(LogId::decode).ok_or_else(damaged)?;
-    let positions = positions.ok_or_else(damaged)?;
-    let applied = region.peer_on(mine).map_or(own, |me| positions.applied(id, me.id, own));
+    let applied = match region.peer_on(mine) {
+        Some(me) => positions.ok_or_else(damaged)?.applied(id, me.id, own),
+        None => own,
+    };
     if applied != own {
         settled.put(&keys::apply_state(id), &applied.encode());
     }
@@ -158,7 +173,9 @@ fn load_region(
     let note = view.get(&keys::quarantine(id)).map_err(|error| known(error.into()))?;
     match (note.and_then(decode_note), region.peer_on(mine)) {
         // The engine's word for it, so that it is taken for what it is.
-        (Some((peer, why)), Some(me)) if me.id == peer => Err(known(Error::Corruption(why).into())),
+        (Some((peer, why)), Some(me)) if me.id == peer || peer.is_zero() => {
+            Err(known(Error::Corruption(why).into()))
+        }
         _ => Ok(Some(StoredRegion { region, applied, merge })),
     }
 }

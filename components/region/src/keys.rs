@@ -20,9 +20,10 @@
 //! 0x02 | region u64 | 0x04            why the region is out of service on this store, if it is
 //! 0x02 | region u64 | 0x05            its splits and merges
 //! 0x03 | name                         facts of this store (address book, id windows)
-//! 0x04 | copy u8 | worker u16 | slot u16   applied positions of many regions, in a ring of each apply worker, twice
+//! 0x04 | worker u16 | slot u16        applied positions of many regions, in a ring of each apply worker
 //! 0x10 | key                          keys of the meta space
 //! 0x20 | key                          keys of the user space
+//! 0x30 | worker u16 | slot u16        the same positions again, with the users' keys between: they share no block
 //! ```
 
 use flotilla_raft::{Index, PeerId};
@@ -52,7 +53,7 @@ const MERGE_STATE: u8 = 0x03;
 const QUARANTINE: u8 = 0x04;
 const HISTORY: u8 = 0x05;
 const STORE_FACT: u8 = 0x03;
-const POSITIONS: u8 = 0x04;
+const POSITIONS: [u8; 2] = [0x04, 0x30];
 const META_SPACE: u8 = 0x10;
 const USER_SPACE: u8 = 0x20;
 
@@ -174,15 +175,15 @@ pub fn merge_state(region: RegionId) -> [u8; 10] {
     data_region(region, MERGE_STATE)
 }
 
-/// `data`: applied positions of many regions, as an apply worker wrote them at once. `copy` is 0 or 1.
-pub fn positions(copy: u8, worker: u16, slot: u16) -> [u8; 6] {
+/// `data`: both places of a list of many regions' applied positions.
+pub fn positions(worker: u16, slot: u16) -> [[u8; 5]; 2] {
     let (worker, slot) = (worker.to_be_bytes(), slot.to_be_bytes());
-    [POSITIONS, copy, worker[0], worker[1], slot[0], slot[1]]
+    POSITIONS.map(|place| [place, worker[0], worker[1], slot[0], slot[1]])
 }
 
-/// `data`: bounds `[start, end)` of one copy of all applied positions of many regions.
-pub fn positions_bounds(copy: u8) -> ([u8; 2], [u8; 2]) {
-    ([POSITIONS, copy], [POSITIONS, copy + 1])
+/// `data`: bounds `[start, end)` of all those lists, of each place.
+pub fn positions_bounds() -> [([u8; 1], [u8; 1]); 2] {
+    POSITIONS.map(|place| ([place], [place + 1]))
 }
 
 /// `data`: end of everything that a store keeps of a region besides its data.

@@ -13,7 +13,6 @@ use crate::entry::{CommitMerge, PrepareMerge};
 use crate::error::{RequestError, StoreError};
 use crate::history::RegionEvent;
 use crate::msg::Effect;
-use crate::positions;
 use crate::shared::Shared;
 use crate::state::{LogId, RegionState};
 
@@ -124,8 +123,8 @@ impl Applier {
 /// Asserts that what is about to be taken over is whole (trap T14).
 fn check_caught_up(shared: &Shared, source: &Region, at: LogId) -> Result<(), StoreError> {
     let state = shared.engine.get(&keys::merge_state(source.id))?.and_then(MergeState::decode);
-    let me = source.peer_on(shared.origin.store).map(|me| me.id).unwrap_or_default();
-    let applied = positions::applied(&*shared.engine.snapshot(), source.id, me)?;
+    // Its worker gave it its own record when it retired.
+    let applied = shared.engine.get(&keys::apply_state(source.id))?.and_then(LogId::decode);
     let is_final = matches!(&state, Some(MergeState::Prepared(prepared)) if prepared.at == at);
     let is_whole = is_final && applied.is_some_and(|applied| applied.index >= at.index);
     assert!(is_whole, "region {} is merged at {at:?} but applied at {applied:?}", source.id);

@@ -28,7 +28,7 @@ use crate::mailbox::{Mailbox, Turn};
 use crate::msg::{
     AdminDone, Applied, ApplyMsg, ApplyTask, Callers, Effect, Incarnation, Quota, RaftMsg, WriteDone,
 };
-use crate::positions::Position;
+use crate::positions::{POSITION_BYTES, Position};
 use crate::shared::{Counters, Shared, worker_of};
 use crate::state::{LogId, RegionState};
 use crate::time::Time;
@@ -153,7 +153,7 @@ impl ApplyWorker {
             apart.put(&keys::apply_state(region), &applier.applied.encode());
             self.shared.engine.write(&apart)?;
         } else {
-            self.round.positions.push(Position { region, peer: applier.peer, at: applier.applied });
+            self.round.arrive(Position { region, peer: applier.peer, at: applier.applied });
         }
         let (applied, stopped) = (applier.applied, applier.stopped.clone());
         self.round.applied.push(Applied {
@@ -365,7 +365,7 @@ impl ApplyWorker {
 
     fn bite(&mut self) -> Result<(), StoreError> {
         let bytes_max = self.shared.config.apply_batch_bytes_max;
-        while self.round.batch.bytes() < bytes_max {
+        while self.round.bytes() < bytes_max {
             let Some(message) = self.waiting.pop_front() else {
                 let Some(messages) = self.mailbox.pop() else { break };
                 self.waiting.extend(messages);
@@ -378,6 +378,18 @@ impl ApplyWorker {
 }
 
 impl Round {
+    /// A region has come so far.
+    fn arrive(&mut self, position: Position) {
+        match self.positions.last_mut().filter(|last| last.region == position.region) {
+            Some(last) => *last = position,
+            None => self.positions.push(position),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.batch.bytes() + self.positions.len() * POSITION_BYTES
+    }
+
     /// Adds to what is remembered of a region.
     fn remember(&mut self, shared: &Shared, region: RegionId, event: &RegionEvent) -> Result<(), StoreError> {
         let key = keys::history(region);

@@ -6,10 +6,10 @@ use flotilla_region::{RegionId, keys};
 
 use super::Round;
 use super::applier::Applier;
-use crate::positions::{COPIES, Position};
+use crate::positions::Position;
 
-/// Up to so many regions in a round get their own records: the copies of a list are no fewer insertions.
-const OWN_MAX: usize = COPIES as usize;
+/// Up to so many regions in a round get their own records: a list, which goes to two places, is no fewer insertions.
+const OWN_MAX: usize = 2;
 /// The ring begins anew when its lists name each region so often on average, so that own records are a small part of
 /// what is written; and not before they name `NAMED_MIN`.
 const NAMED_PER_REGION: usize = 8;
@@ -57,8 +57,8 @@ impl Ring {
             }
         }
         let list = Position::encode(positions);
-        for copy in 0..COPIES {
-            batch.put(&keys::positions(copy, self.worker, self.next), &list);
+        for place in keys::positions(self.worker, self.next) {
+            batch.put(&place, &list);
         }
         self.next += 1;
         self.named += positions.len();
@@ -220,13 +220,15 @@ mod tests {
     }
 
     #[test]
-    fn one_copy_of_a_list_is_enough_and_without_both_nothing_is_known() {
+    fn a_list_in_one_place_is_enough_and_without_both_nothing_is_known() {
         let mut bench = Bench::new(100);
-        bench.round(1..=REGIONS);
-        let copies = [0, 1].map(|copy| keys::positions(copy, 3, 0));
-        bench.engine.rot(&copies[0]);
-        assert_eq!(bench.stored(1), at(6));
-        bench.engine.rot(&copies[1]);
+        (0..2).for_each(|_| bench.round(1..=REGIONS));
+        let places = [0, 1].map(|slot| keys::positions(3, slot));
+        bench.engine.rot(&places[0][0]);
+        assert_eq!(bench.stored(1), at(7), "all of it is in the second place");
+        bench.engine.rot(&places[1][1]);
+        assert_eq!(bench.stored(1), at(7), "each list is in one place");
+        bench.engine.rot(&places[0][1]);
         let read = positions::applied(&*bench.engine.snapshot(), RegionId(1), peer(1));
         assert!(matches!(read, Err(flotilla_engine::Error::Corruption(_))), "{read:?}");
     }

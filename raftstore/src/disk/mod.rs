@@ -15,8 +15,7 @@ use crate::error::StoreError;
 use crate::positions::Positions;
 use crate::quarantine::decode_note;
 use crate::recovery::log_peers;
-use crate::state::{LogId, RegionState, decode_entry, decode_hard_state};
-use crate::store::Store;
+use crate::state::{LogId, RegionState, StoreIdent, decode_entry, decode_hard_state};
 
 /// What a store has of a region.
 #[derive(Clone, Debug)]
@@ -103,7 +102,8 @@ fn told<T>(read: Result<T, Error>) -> Result<Result<T, String>, StoreError> {
 /// I/O. Damage is part of the answer.
 pub fn regions(engine: &dyn Engine) -> Result<Vec<LocalRegion>, StoreError> {
     let view = engine.snapshot();
-    let mine = Store::ident(engine)?.map(|ident| ident.store).unwrap_or_default();
+    let ident = told(engine.get(keys::STORE_IDENT))?.ok().flatten().and_then(StoreIdent::decode);
+    let mine = ident.map(|ident| ident.store).unwrap_or_default();
     let positions = told(Positions::load(&*view))?;
     let logged = log_peers(engine)?;
     let mut ids: BTreeSet<RegionId> = logged.iter().map(|(region, _)| *region).collect();

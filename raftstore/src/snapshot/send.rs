@@ -18,7 +18,7 @@ use crate::config::WIRE_VERSION;
 use crate::error::Damage;
 use crate::msg::RaftMsg;
 use crate::outbox::raft_message;
-use crate::positions;
+use crate::positions::Positions;
 use crate::shared::Shared;
 use crate::state::{LogId, RegionState};
 use crate::time::Time;
@@ -169,7 +169,12 @@ impl Sender {
         let state = data.get(&keys::region_state(outgoing.region))?.and_then(RegionState::decode);
         let Some(RegionState::Normal(region)) = state else { return Ok(None) };
         let Some(me) = region.peer_on(self.shared.origin.store) else { return Ok(None) };
-        let Some(at) = positions::applied(&*data, region.id, me.id)? else { return Ok(None) };
+        let Some(own) = data.get(&keys::apply_state(region.id))?.and_then(LogId::decode) else {
+            return Ok(None);
+        };
+        // What damage there is among them says nothing of this region.
+        let Ok(positions) = Positions::load_one(&*data, region.id, me.id) else { return Ok(None) };
+        let at = positions.applied(region.id, me.id, own);
         if region.peer(outgoing.to.id).is_none() {
             return Ok(None);
         }

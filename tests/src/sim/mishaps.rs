@@ -155,7 +155,7 @@ impl World {
         } else {
             let (start, end) = match self.nemesis.rng.below(4) {
                 0 if self.nemesis.extra.chance(1, 4) => {
-                    let (start, end) = keys::positions_bounds(self.nemesis.extra.below(2) as u8);
+                    let (start, end) = keys::positions_bounds()[self.nemesis.extra.index(2)];
                     (start.to_vec(), end.to_vec())
                 }
                 0 => keys::region_bounds(),
@@ -192,6 +192,10 @@ impl World {
 
     /// The disk of a store fails in the background: it takes no writes any more.
     pub(super) fn refuse_writes(&mut self, id: StoreId) {
+        if self.hosts[&id].running.is_none() {
+            // It does when it is opened again.
+            return;
+        }
         let now = self.now_us();
         self.trace.note(now, &[42, id.0], || format!("the data of store {id} takes no writes any more"));
         self.nemesis.has_spoiled(id);
