@@ -63,6 +63,8 @@ impl Peer {
         }
         let region = &self.region;
         self.senders.retain(|id, _| region.peer(*id).is_none());
+        self.node.shrink();
+        self.merge.shrink();
         self.writes.shrink();
     }
 

@@ -114,6 +114,11 @@ impl Merge {
         Self { state, ..Self::default() }
     }
 
+    /// Gives back room that nobody needs now.
+    pub(crate) fn shrink(&mut self) {
+        self.held.shrink_to_fit();
+    }
+
     /// Whether the peer has nothing to do with any merge.
     pub(crate) fn is_calm(&self) -> bool {
         self.state.is_none()
