@@ -169,6 +169,8 @@ fn drive(
 }
 
 const KEY_BYTES: usize = 16;
+/// Up to so many regions in a batch get records of their own positions, as in the store.
+const OWN_MAX: usize = 2;
 
 /// Makes entries: the same for every engine.
 struct Entries {
@@ -177,11 +179,16 @@ struct Entries {
     made: u64,
     rounds: u64,
     random: u64,
+    /// Of the next list of applied positions.
+    slot: u16,
+    /// Positions in the lists so far.
+    listed: u64,
 }
 
 impl Entries {
     fn new(args: &Args) -> Entries {
-        Entries { regions: args.regions, value: vec![b'v'; args.value_bytes], made: 0, rounds: 0, random: 1 }
+        let value = vec![b'v'; args.value_bytes];
+        Entries { regions: args.regions, value, made: 0, rounds: 0, random: 1, slot: 0, listed: 0 }
     }
 
     fn fill(&mut self, count: usize, log: &mut WriteBatch, data: &mut WriteBatch) {
@@ -204,10 +211,29 @@ impl Entries {
             record.push(0);
             record.extend_from_slice(&self.value);
             data.put(&keys::data_key(Space::User, key.as_bytes()), &record);
-            data.put(&keys::apply_state(region), &[0; 16]);
+            if count <= OWN_MAX {
+                data.put(&keys::apply_state(region), &[0; 16]);
+            }
             self.made += 1;
         }
         self.rounds += 1;
+        if count > OWN_MAX {
+            self.list(count, data);
+        }
         log.put(keys::LOG_ROUND, &[self.rounds as u8; 16]);
+    }
+
+    /// Applied positions as an apply worker writes them for many regions at once.
+    fn list(&mut self, count: usize, data: &mut WriteBatch) {
+        for place in keys::positions(0, self.slot) {
+            data.put(&place, &vec![0; count * 32]);
+        }
+        self.slot += 1;
+        self.listed += count as u64;
+        if self.listed >= 8 * self.regions {
+            (0..self.regions)
+                .for_each(|number| data.put(&keys::apply_state(RegionId(number + 10)), &[0; 16]));
+            (self.slot, self.listed) = (0, 0);
+        }
     }
 }

@@ -122,7 +122,8 @@ impl<S: Storage> RawNode<S> {
         self.raft.maybe_touch(Raft::tick);
     }
 
-    fn release_buffers(&mut self) {
+    /// Gives back the buffers that the traffic left: of a group that is not ticked any more, say.
+    pub fn release_buffers(&mut self) {
         self.spare = None;
         self.raft.maybe_touch(|raft| {
             raft.release_buffers();

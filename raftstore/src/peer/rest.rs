@@ -63,7 +63,7 @@ impl Peer {
         }
         let region = &self.region;
         self.senders.retain(|id, _| region.peer(*id).is_none());
-        self.node.shrink();
+        self.node.release_buffers();
         self.merge.shrink();
         self.writes.shrink();
     }

@@ -1,9 +1,12 @@
-//! What regions cost while nothing is asked of them.
+//! What regions cost while nothing is asked of them, and that each still answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::task::JoinSet;
 
+use crate::client::{Cluster, Request};
 use crate::common::{Common, still};
 use crate::stores::{self, STORES};
 
@@ -22,6 +25,11 @@ pub struct Args {
     #[arg(long)]
     settle_seconds: Option<u64>,
 }
+
+/// Longest key that clients may use.
+const KEY_BYTES_MAX: usize = 8_192;
+/// Puts under way while every region is asked for one.
+const WRITERS: usize = 64;
 
 /// Runs it.
 ///
@@ -67,9 +75,32 @@ pub async fn run(args: &Args) -> Result<(), String> {
         let peers = (count * STORES) as f64;
         let grown = memory - empty.usage.resident_bytes as f64;
         report.add("three stores", count, "memory of a peer", grown / peers / 1_024.0, "KiB");
+        report.add("three stores", count, "answer a put", put_everywhere(&cluster).await? as f64, "regions");
         let spread: Vec<String> = stores::leaders(&cluster).values().map(u64::to_string).collect();
         report.setting(&format!("leaders of {count}"), spread.join("/"));
     }
     stores.stop().await;
     common.options.write(&report)
+}
+
+/// Writes one key into each region that clients can write to; how many took it. All must.
+async fn put_everywhere(cluster: &Arc<Cluster>) -> Result<usize, String> {
+    let mut routes = cluster.routes();
+    // One lies behind all keys.
+    routes.retain(|route| route.region.start_key.len() < KEY_BYTES_MAX);
+    let mut writers = JoinSet::new();
+    for first in 0..WRITERS {
+        let (cluster, routes) = (cluster.clone(), routes.clone());
+        writers.spawn(async move {
+            for route in routes.iter().skip(first).step_by(WRITERS) {
+                let key = Bytes::from([&route.region.start_key[..], b"!"].concat());
+                cluster.call(&Request::Put(key, "a value".into())).await?;
+            }
+            Ok::<(), String>(())
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.expect("a writer does not panic")?;
+    }
+    Ok(routes.len())
 }

@@ -88,11 +88,6 @@ impl Unstable {
         self.in_progress = self.in_progress.max(self.offset);
     }
 
-    /// Gives back room for entries that are not there.
-    pub fn shrink(&mut self) {
-        self.entries.shrink_to_fit();
-    }
-
     /// The snapshot at `index` is durable. Ignored if it is another one.
     pub fn stable_snapshot_to(&mut self, index: Index) {
         if self.snapshot.as_ref().is_some_and(|snapshot| snapshot.meta.index == index) {

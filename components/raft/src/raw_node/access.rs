@@ -196,11 +196,6 @@ impl<S: Storage> RawNode<S> {
         &mut self.raft.log.storage
     }
 
-    /// Gives back room that only a group at work needs.
-    pub fn shrink(&mut self) {
-        self.raft.log.unstable.shrink();
-    }
-
     /// A copy of the state, for observers.
     pub fn status(&self) -> Status {
         let raft = &self.raft;
