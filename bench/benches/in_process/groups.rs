@@ -5,14 +5,14 @@
 //! the consensus core, the shared log and apply.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flotilla_bench::options::Options;
 use flotilla_bench::report::{Report, median};
 use flotilla_engine::RocksConfig;
 use flotilla_kv::KvMachine;
 use flotilla_placement::PlacementConfig;
-use flotilla_raftstore::StoreConfig;
+use flotilla_raftstore::{Store, StoreConfig};
 
 use crate::cluster::{Cluster, Setup};
 use crate::load::{Load, Outcome};
@@ -48,6 +48,9 @@ pub struct Args {
 }
 
 const STORES: u8 = 3;
+/// Longest wait for compactions before a run, and how often they are looked at.
+const SETTLE_MAX: Duration = Duration::from_secs(60);
+const SETTLE_LOOK: Duration = Duration::from_millis(100);
 
 /// Runs it.
 ///
@@ -99,7 +102,11 @@ pub fn run(args: &Args) -> Result<(), String> {
                 warmup: Duration::from_secs(args.warmup_seconds.unwrap_or(options.pick(2, 1))),
                 measured: Duration::from_secs(args.seconds.unwrap_or(options.pick(5, 1))),
             };
-            let outcomes = (0..rounds).map(|_| load.run(&regions)).collect::<Result<Vec<_>, _>>()?;
+            let run = |_| {
+                settle(&regions);
+                load.run(&regions)
+            };
+            let outcomes = (0..rounds).map(run).collect::<Result<Vec<_>, _>>()?;
             tell(&mut report, groups, proposers, &outcomes);
         }
     }
@@ -109,6 +116,23 @@ pub fn run(args: &Args) -> Result<(), String> {
         add_shares(&mut report, &groups, &series(proposers));
     }
     options.write(&report)
+}
+
+/// Waits until compactions of what earlier runs wrote are done: else a run would pay for those before it, by how many
+/// there were.
+fn settle(regions: &Regions) {
+    let limit = Instant::now() + SETTLE_MAX;
+    let is_busy = |store: &Store| {
+        let metrics = store.engine().metrics();
+        let is_work = |name: &str| {
+            ["data_pending_compaction_bytes", "data_running_compactions", "data_running_flushes"]
+                .contains(&name)
+        };
+        metrics.into_iter().any(|(name, value)| is_work(name) && value > 0)
+    };
+    while regions.stores.values().any(is_busy) && Instant::now() < limit {
+        std::thread::sleep(SETTLE_LOOK);
+    }
 }
 
 fn series(proposers: usize) -> String {
