@@ -21,7 +21,8 @@ pub struct Args {
     /// Measured seconds for each number [default: 30, quick 5]
     #[arg(long)]
     seconds: Option<u64>,
-    /// Seconds of silence before; new regions are compared once, which takes a minute [default: 120, quick 3]
+    /// Seconds of silence before, for every 10,000 regions: new ones are compared once, so many in a minute [default:
+    /// 120, quick 3]
     #[arg(long)]
     settle_seconds: Option<u64>,
 }
@@ -42,7 +43,7 @@ pub async fn run(args: &Args) -> Result<(), String> {
     let settle = args.settle_seconds.unwrap_or(common.options.pick(120, 3));
     let mut report = common.report("idle", "Regions at rest on three stores, each on all of them", "regions");
     report.setting("measured seconds", seconds);
-    report.setting("seconds of silence before", settle);
+    report.setting("seconds of silence before, for 10,000 regions", settle);
     let folder = common.options.folder()?;
     let (stores, cluster) = common.start(folder.path(), &still()).await?;
     let empty = stores.reading().await?;
@@ -51,7 +52,7 @@ pub async fn run(args: &Args) -> Result<(), String> {
         // One region is there to begin with, and one lies behind all keys.
         let cuts: Vec<Bytes> = (have.saturating_sub(1)..count).map(|n| format!("k{n:015}").into()).collect();
         stores.split(&cluster, &cuts).await?;
-        tokio::time::sleep(Duration::from_secs(settle)).await;
+        tokio::time::sleep(Duration::from_secs(settle * (count as u64).div_ceil(10_000))).await;
         let before = stores.reading().await?;
         tokio::time::sleep(Duration::from_secs(seconds)).await;
         let after = stores.reading().await?;
