@@ -436,7 +436,8 @@ fn asked(request: &Request, context: Option<Context>) -> Asked {
     }
 }
 
-/// Puts a region into the table in place of whatever overlaps it.
+/// Puts a region into the table in place of whatever overlaps it, unless some of that is newer: answers of a leader that
+/// moved come late, and name the region as it was asked for.
 fn insert(routes: &mut BTreeMap<Bytes, Arc<Route>>, region: metapb::Region, leader: metapb::Peer) {
     let (start, end) = (region.start_key.clone(), region.end_key.clone());
     let before = routes.range::<Bytes, _>((Bound::Unbounded, Bound::Excluded(&start))).next_back();
@@ -446,8 +447,16 @@ fn insert(routes: &mut BTreeMap<Bytes, Arc<Route>>, region: metapb::Region, lead
     let inside = routes.range::<Bytes, _>((Bound::Included(&start), Bound::Unbounded));
     let inside = inside.map(|(key, _)| key).take_while(|key| end.is_empty() || **key < end);
     overlapping.extend(inside.cloned());
+    if overlapping.iter().any(|key| epoch(&routes[key].region) > epoch(&region)) {
+        return;
+    }
     overlapping.iter().for_each(|key| drop(routes.remove(key)));
     routes.insert(start, Arc::new(Route { region, leader }));
+}
+
+/// What of two regions with a common key is newer.
+fn epoch(region: &metapb::Region) -> (u64, u64) {
+    region.region_epoch.as_ref().map_or((0, 0), |epoch| (epoch.version, epoch.conf_ver))
 }
 
 /// What a reply's error fields say.
@@ -491,6 +500,19 @@ mod tests {
         assert_eq!(ids(&routes), [1, 5], "the half that overlaps goes as a whole and is asked for again");
         insert(&mut routes, region(6, "", ""), metapb::Peer::default());
         assert_eq!(ids(&routes), [6]);
+    }
+
+    #[test]
+    fn what_came_late_does_not_take_the_place_of_what_is_newer() {
+        let mut routes = BTreeMap::new();
+        for (id, start, end, version) in
+            [(1, "a", "z", 1), (2, "a", "m", 2), (1, "m", "z", 2), (1, "a", "z", 1)]
+        {
+            let region_epoch = Some(metapb::RegionEpoch { conf_ver: 1, version });
+            let region = metapb::Region { region_epoch, ..region(id, start, end) };
+            insert(&mut routes, region, metapb::Peer::default());
+        }
+        assert_eq!(ids(&routes), [2, 1], "both halves of the split");
     }
 
     #[test]
