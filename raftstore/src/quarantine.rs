@@ -82,9 +82,10 @@ impl Quarantine {
             }
         }
         let why = damage.to_string();
-        // Should the descriptor be readable again after a restart, it is still of whoever it was.
+        // Without a descriptor, the note is of whoever that names, should it be readable again after a restart.
         let noted = if region.is_some() { peer } else { PeerId::ZERO };
-        if !(peer.is_zero() && region.is_some() || matches!(damage, Damage::Command(_))) {
+        let is_nobodys = region.is_some() && peer.is_zero();
+        if !is_nobodys && !matches!(damage, Damage::Command(_)) {
             let mut batch = WriteBatch::new();
             batch.put(&keys::quarantine(id), &encode_note(noted, &why));
             if let Err(error) = env.shared.engine.write(&batch) {

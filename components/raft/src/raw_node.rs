@@ -253,9 +253,8 @@ impl<S: Storage> RawNode<S> {
         self.raft.on_entries_fetched(context);
     }
 
-    /// Whether committed entries may be handed out before this node's disk has them: only where the owner stores a
-    /// Ready's entries before it applies the same Ready's committed ones.
-    /// How many entries that are not durable here may be handed out for application.
+    /// How many entries that are not durable here may be handed out for application: any number where the owner stores
+    /// a Ready's entries before it applies the same Ready's committed ones.
     fn apply_ahead_max(&self) -> u64 {
         match (self.is_async, self.raft.role) {
             (false, _) => u64::MAX,
