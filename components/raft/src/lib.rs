@@ -168,7 +168,7 @@ pub use error::{ConfChangeError, ConfigError, DecodeError, StepError};
 pub use mem_storage::MemStorage;
 pub use message::{Extra, Message, MessageKind};
 pub use peer_set::PeerSet;
-pub use raw_node::RawNode;
+pub use raw_node::{Packed, RawNode};
 pub use reads::ReadState;
 pub use ready::Ready;
 pub use status::Status;

@@ -323,6 +323,13 @@ impl<S: Storage> RaftLog<S> {
         }
     }
 
+    /// Whether everything up to `last` is stored, committed and applied, and nothing is under way.
+    pub fn is_done_at(&self, last: Index) -> bool {
+        let is_stored = self.stable_index() == last && self.unstable.snapshot().is_none();
+        let is_applied = self.applied == last && self.applying_bytes == 0 && !self.is_applying_paused;
+        is_stored && is_applied && self.committed == last
+    }
+
     /// Asserts the invariants of the type.
     pub fn check_invariants(&self) {
         self.unstable.check_invariants();

@@ -33,7 +33,7 @@ use crate::{
 pub(crate) const CAMPAIGN_TRANSFER: Bytes = Bytes::from_static(b"CampaignTransfer");
 
 /// Counters of ticks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Timers {
     /// Ticks since the leader was heard from, or since a leader's last quorum check.
     pub election_elapsed: u32,
@@ -45,7 +45,7 @@ pub(crate) struct Timers {
 }
 
 /// What only a leader has.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Leadership {
     /// Target of a transfer under way; 0 = none.
     pub transferee: PeerId,

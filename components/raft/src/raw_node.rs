@@ -1,7 +1,10 @@
 //! The interface of the crate: one node, driven by its owner.
 
 mod access;
+mod packed;
 mod watched;
+
+pub use packed::Packed;
 
 use bytes::Bytes;
 
@@ -68,8 +71,12 @@ impl<S: Storage> RawNode<S> {
     /// # Errors
     /// The configuration or the stored state contradicts itself.
     pub fn new(config: &Config, storage: S) -> Result<Self, ConfigError> {
-        let raft = Raft::new(config, storage)?;
-        Ok(Self {
+        Ok(Self::around(config, Raft::new(config, storage)?))
+    }
+
+    /// A node that has told its owner all that it is.
+    fn around(config: &Config, raft: Raft<S>) -> Self {
+        Self {
             is_async: config.async_storage_writes,
             apply_ahead_max: config.apply_ahead_max,
             seen_soft_state: raft.soft_state(),
@@ -78,7 +85,7 @@ impl<S: Storage> RawNode<S> {
             pending: PendingAdvance::default(),
             spare: None,
             raft: Watched::new(raft),
-        })
+        }
     }
 
     /// Starts a new group: its first entries add `peers`, each with bytes for the application, and are committed.

@@ -117,6 +117,16 @@ impl Reads {
         self.queue = None;
     }
 
+    /// Last sequence number given out.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Goes on after that number.
+    pub fn resume(&mut self, sequence: u64) {
+        self.sequence = sequence;
+    }
+
     /// Whether no read is unanswered.
     pub fn is_empty(&self) -> bool {
         self.queue.is_none()

@@ -215,6 +215,11 @@ impl Tracker {
         self.votes = Vec::new();
     }
 
+    /// Whether no election is, or was, under way.
+    pub(crate) fn has_no_votes(&self) -> bool {
+        self.votes.is_empty()
+    }
+
     /// Takes the vote of `id`; only its first one counts.
     pub fn record_vote(&mut self, id: PeerId, granted: bool) {
         if !self.has_vote_of(id) {

@@ -113,6 +113,15 @@ fn an_idle_follower_with_three_members_takes_at_most_a_kibibyte() {
 }
 
 #[test]
+fn a_packed_follower_takes_less_than_a_hundred_bytes() {
+    let before = used().0;
+    let (packed, storage) = used_follower().pack();
+    drop(storage);
+    let heap = used().0 - before;
+    assert!(size_of_val(&packed) as isize + heap < 100, "inline {}, heap {heap}", size_of_val(&packed));
+}
+
+#[test]
 fn ticking_an_idle_group_allocates_nothing() {
     let mut raw = used_follower();
     let heartbeat = Message { kind: Kind::Heartbeat, from: PeerId(2), term: Term(1), ..Message::default() };

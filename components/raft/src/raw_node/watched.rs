@@ -19,6 +19,11 @@ impl<T> Watched<T> {
         Self { is_touched: AtomicBool::new(true), is_used: true, value }
     }
 
+    /// The value alone.
+    pub fn into_inner(self) -> T {
+        self.value
+    }
+
     /// Whether it was borrowed mutably since [`Self::rest`].
     pub fn is_touched(&self) -> bool {
         self.is_touched.load(Relaxed)

@@ -5,9 +5,9 @@ use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 use flotilla_raft::{
-    ConfChange, ConfChangeKind, ConfState, Config, Entry, EntryKind, Extra, FetchContext, HardState, Index,
-    MemStorage, Message, MessageKind as Kind, PeerId, ProgressState, RawNode, Role, Snapshot, StepError,
-    Storage, StorageError, StorageResult, Term,
+    ConfChange, ConfChangeKind, ConfState, Config, ConfigError, Entry, EntryKind, Extra, FetchContext,
+    HardState, Index, MemStorage, Message, MessageKind as Kind, PeerId, ProgressState, RawNode, Role,
+    Snapshot, StepError, Storage, StorageError, StorageResult, Term,
 };
 
 use crate::harness::*;
@@ -457,4 +457,73 @@ fn a_deposed_leader_that_learns_of_committed_entries_leads_no_more() {
     peer.work();
     assert_eq!((peer.raw.role(), peer.raw.term(), peer.raw.commit()), (Role::Follower, next, last.next()));
     assert!(peer.applied.iter().all(|e| e.data != "lost"));
+}
+
+/// A leader of 1, 2, 3 whose followers have everything and know it.
+fn leader_at_rest() -> Peer {
+    let mut peer = leader_of(&[1, 2, 3], |_| {});
+    peer.raw.propose("kept".into()).expect("leads");
+    peer.work();
+    let (term, last) = (peer.raw.term().0, peer.raw.last_index().0);
+    for follower in [2, 3] {
+        peer.exchange(ack(follower, term, last));
+    }
+    peer.work();
+    assert_eq!(peer.raw.applied().0, last);
+    peer
+}
+
+#[test]
+fn a_packed_leader_goes_on_as_it_was() {
+    let Peer { raw, .. } = leader_at_rest();
+    let before = format!("{raw:?}");
+    let (packed, storage) = raw.pack();
+    assert!(packed.is_leader());
+    let mut raw = RawNode::unpack(&config(1), packed, storage).expect("its own parts");
+    assert!(!raw.has_ready(), "nothing is told a second time");
+    // But for empty buffers and what may have to be looked at.
+    let plain = |state: &str| {
+        let buffer = "window: Some(Window { appends: [], bytes: 0 })";
+        let state = state.replace("is_touched: true", "is_touched: false").replace(buffer, "window: None");
+        state.replace("last_count: 2", "last_count: 0")
+    };
+    assert_eq!(plain(&format!("{raw:?}")), plain(&before));
+    raw.propose("next".into()).expect("leads");
+    let sent = raw.ready().messages;
+    assert_eq!(of_kind(&sent, Kind::Append).iter().map(|m| m.entries.len()).sum::<usize>(), 2);
+}
+
+#[test]
+fn what_has_something_to_do_is_not_packed() {
+    let changes: [fn(&mut Peer); 6] = [
+        |peer| peer.raw.propose("more".into()).expect("leads"),
+        |peer| {
+            peer.raw.propose("more".into()).expect("leads");
+            peer.work();
+        },
+        |peer| peer.raw.read_index("read".into()),
+        |peer| peer.raw.transfer_leader(PeerId(2)),
+        |peer| peer.raw.step(vote(Kind::Vote, 2, peer.raw.term().0 + 9, (99, 9))).expect("taken"),
+        |peer| {
+            peer.exchange(heartbeat(2, peer.raw.term().0 + 1, 0));
+            assert!(peer.raw.is_packable(), "a follower");
+            peer.raw.campaign().expect("never refused");
+            peer.work();
+        },
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let mut peer = leader_at_rest();
+        assert!(peer.raw.is_packable(), "{number}");
+        change(&mut peer);
+        assert!(!peer.raw.is_packable(), "{number}");
+    }
+}
+
+#[test]
+fn a_node_is_unpacked_with_the_storage_that_it_had_only() {
+    let Peer { raw, .. } = leader_at_rest();
+    let (packed, mut storage) = raw.pack();
+    storage.append(&mut entries(packed.last_index().0 + 1, &[packed.term().0]));
+    let unpacked = RawNode::unpack(&config(1), packed, storage);
+    assert_eq!(unpacked.map(|_| ()), Err(ConfigError::CommitOutOfRange));
 }

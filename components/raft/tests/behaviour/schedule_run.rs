@@ -386,6 +386,19 @@ impl Cluster {
         } else {
             self.work_sync(id, may_crash);
         }
+        if self.packs {
+            self.repack(id);
+        }
+    }
+
+    /// Takes a node that has nothing to do apart, and puts it together again.
+    fn repack(&mut self, id: PeerId) {
+        let config = Config { id, ..self.template.clone() };
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(raw) = node.raw.take_if(|raw| raw.is_packable()) else { return };
+        let (packed, storage) = raw.pack();
+        node.raw = Some(RawNode::unpack(&config, packed, storage).expect("its own parts"));
+        self.packed += 1;
     }
 
     fn work_sync(&mut self, id: PeerId, may_crash: bool) {

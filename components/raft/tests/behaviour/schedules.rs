@@ -62,6 +62,10 @@ pub struct Cluster {
     pub is_calm: bool,
     /// Whether appends of every other peer take long.
     pub has_slow_disks: bool,
+    /// Whether nodes that have nothing to do are taken apart and put together again.
+    pub packs: bool,
+    /// How often that was done.
+    pub packed: u64,
     /// Entry term and earliest observing term, by committed index.
     committed: BTreeMap<Index, (Term, Term)>,
     /// State after applying each index.
@@ -102,6 +106,8 @@ impl Cluster {
             is_restless,
             is_calm,
             has_slow_disks,
+            packs: seed % 2 == 1,
+            packed: 0,
             committed: BTreeMap::new(),
             states: BTreeMap::from([(Index(1), 0)]),
             leaders: BTreeMap::new(),
@@ -272,10 +278,13 @@ fn random_schedules_keep_every_safety_property_and_recover() {
         run_schedule(seed, STEPS, true);
         return;
     }
-    let mut answered = 0;
+    let (mut answered, mut packed) = (0, 0);
     for seed in 0..number("RAFT_SCHEDULES").unwrap_or(200) {
         match std::panic::catch_unwind(AssertUnwindSafe(|| run_schedule(seed, STEPS, false))) {
-            Ok(cluster) => answered += cluster.reads_answered,
+            Ok(cluster) => {
+                answered += cluster.reads_answered;
+                packed += cluster.packed;
+            }
             Err(cause) => {
                 println!(
                     "replay: RAFT_SCHEDULE_SEED={seed} cargo test -p flotilla-raft --test behaviour schedules"
@@ -285,4 +294,5 @@ fn random_schedules_keep_every_safety_property_and_recover() {
         }
     }
     assert!(answered > 0, "no read was ever answered");
+    assert!(packed > 0, "no node was ever packed");
 }
