@@ -220,7 +220,7 @@ pub(crate) struct Persisted {
 /// A child of a split on its way to its worker.
 #[derive(Debug)]
 pub(crate) struct CreatePeer {
-    pub region: Region,
+    pub region: Arc<Region>,
     /// The parent led on this store: campaign at once.
     pub campaign: bool,
 }
@@ -389,7 +389,7 @@ pub(crate) enum Effect {
     /// A conf change entry was refused at apply: nothing changed.
     MembershipRefused { done: Option<AdminDone>, error: RequestError },
     /// The region was cut; the last of `regions` is what remains of it.
-    Split { regions: Vec<Region>, done: Option<AdminDone> },
+    Split { regions: Vec<Arc<Region>>, done: Option<AdminDone> },
     /// The region waits for a source.
     Expecting { source: Region, done: Option<AdminDone> },
     /// The region is final: it will be part of another one.
@@ -408,7 +408,9 @@ impl Effect {
         let (done, answer) = match self {
             Self::Membership { region, done, .. } => (done, Ok(vec![(**region).clone()])),
             Self::MembershipRefused { done, error } => (done, Err(error.clone())),
-            Self::Split { regions, done } => (done, Ok(regions.clone())),
+            Self::Split { regions, done } => {
+                (done, Ok(regions.iter().map(|region| (**region).clone()).collect()))
+            }
             Self::Expecting { done, .. } => (done, Err(RequestError::Undetermined)),
             Self::Prepared { .. } | Self::Merged { .. } | Self::RolledBack | Self::Voided { .. } => return,
         };

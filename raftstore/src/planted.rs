@@ -49,4 +49,6 @@ flotilla_planted::bugs! {
     PromiseBeforeSync,
     /// A leader sleeps while a follower has not been told the tail.
     SleepBeforeTail,
+    /// A follower that slept does not remember its promise.
+    PromiseSleptAway,
 }

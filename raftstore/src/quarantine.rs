@@ -76,7 +76,7 @@ impl Quarantine {
         if let Some(region) = &region {
             let merge = env.shared.engine.get(&keys::merge_state(id)).ok().flatten();
             let mut ranges = env.shared.ranges.lock();
-            ranges.take(id, region.space, &region.range);
+            ranges.take(region);
             if let Some(MergeState::Prepared(prepared)) = merge.and_then(MergeState::decode) {
                 ranges.doom(id, prepared.target);
             }
@@ -173,7 +173,7 @@ impl Quarantine {
                     env.shared.ranges.lock().split(&regions);
                     for region in regions {
                         if region.id == applied.region {
-                            entry.region = Some(Arc::new(region));
+                            entry.region = Some(region);
                         } else {
                             let create = CreatePeer { region, campaign: false };
                             env.tell(create.region.id, RaftMsg::Create(Box::new(create)));
@@ -185,12 +185,13 @@ impl Quarantine {
                     entry.region = Some(Arc::new(region));
                 }
                 Effect::Merged { region, source } => {
+                    let region = Arc::new(region);
                     {
                         let mut ranges = env.shared.ranges.lock();
                         ranges.release(source.id);
-                        ranges.take(region.id, region.space, &region.range);
+                        ranges.take(&region);
                     }
-                    entry.region = Some(Arc::new(region));
+                    entry.region = Some(region);
                     if let Some(peer) = source.peer_on(env.shared.origin.store) {
                         let gone = RaftMsg::Merged { region: source.id, peer: peer.id };
                         env.tell(source.id, gone);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use flotilla_engine::Engine;
 use flotilla_placement::IdPool;
-use flotilla_region::{KeyRange, PeerId, RegionId, Space};
+use flotilla_region::{KeyRange, PeerId, Region, RegionId, Space};
 use parking_lot::{Mutex, RwLock};
 
 use crate::background::BackgroundMsg;
@@ -250,10 +250,10 @@ impl Counters {
 /// Invariant: the ranges of initialised regions and the reservations of snapshots are disjoint (trap T9).
 #[derive(Default)]
 pub(crate) struct StoreRanges {
-    /// By space and start key.
-    taken: BTreeMap<(Space, Bytes), (RegionId, KeyRange)>,
-    /// Key in `taken` of each region.
-    places: BTreeMap<RegionId, (Space, Bytes)>,
+    /// By space and start key. The descriptors are the peers' own; what they say of members may be old.
+    taken: BTreeMap<(Space, Bytes), Arc<Region>>,
+    /// The same by id.
+    places: BTreeMap<RegionId, Arc<Region>>,
     reserved: BTreeMap<RegionId, (Space, KeyRange)>,
     /// Live regions that are surely, or will surely be, part of another one. Its snapshot may take their place.
     doomed: BTreeMap<RegionId, RegionId>,
@@ -271,8 +271,8 @@ impl StoreRanges {
         let mut found: Vec<RegionId> = below
             .into_iter()
             .chain(inside)
-            .filter(|(_, (id, taken))| *id != except && taken.overlaps(range))
-            .map(|(_, (id, _))| *id)
+            .filter(|(_, taken)| taken.id != except && taken.range.overlaps(range))
+            .map(|(_, taken)| taken.id)
             .collect();
         found.dedup();
         if planted!(SnapshotOverlap) {
@@ -308,10 +308,24 @@ impl StoreRanges {
     }
 
     /// Takes a range for an initialised region, in place of what it had.
-    pub(crate) fn take(&mut self, region: RegionId, space: Space, range: &KeyRange) {
-        self.release(region);
-        self.places.insert(region, (space, range.start.clone()));
-        self.taken.insert((space, range.start.clone()), (region, range.clone()));
+    pub(crate) fn take(&mut self, region: &Arc<Region>) {
+        self.release(region.id);
+        self.places.insert(region.id, region.clone());
+        self.taken.insert(place(region), region.clone());
+    }
+
+    /// Puts this store's descriptor of a region in the place of an equal one.
+    pub(crate) fn share(&self, region: &mut Arc<Region>) {
+        if let Some(known) = self.places.get(&region.id).filter(|known| *known == region) {
+            region.clone_from(known);
+        }
+    }
+
+    /// A region has another descriptor for the same range: the older one need not be kept for this.
+    pub(crate) fn refresh(&mut self, region: &Arc<Region>) {
+        if self.places.get(&region.id).is_some_and(|known| known.range == region.range) {
+            self.take(region);
+        }
     }
 
     /// A region is gone.
@@ -322,17 +336,18 @@ impl StoreRanges {
 
     /// Gives up the range of a region.
     pub(crate) fn release(&mut self, region: RegionId) {
-        if let Some(place) = self.places.remove(&region)
-            && self.taken.get(&place).is_some_and(|(id, _)| *id == region)
-        {
-            self.taken.remove(&place);
+        if let Some(known) = self.places.remove(&region) {
+            let place = place(&known);
+            if self.taken.get(&place).is_some_and(|taken| taken.id == region) {
+                self.taken.remove(&place);
+            }
         }
     }
 
     /// Replaces the parent of a split by its parts.
-    pub(crate) fn split(&mut self, parts: &[flotilla_region::Region]) {
+    pub(crate) fn split(&mut self, parts: &[Arc<Region>]) {
         parts.iter().for_each(|part| self.release(part.id));
-        parts.iter().for_each(|part| self.take(part.id, part.space, &part.range));
+        parts.iter().for_each(|part| self.take(part));
     }
 
     /// Reserves a range for a snapshot of `region`, unless another region or reservation is in the way.
@@ -367,6 +382,10 @@ impl StoreRanges {
     }
 }
 
+fn place(region: &Region) -> (Space, Bytes) {
+    (region.space, region.range.start.clone())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -374,8 +393,10 @@ mod tests {
     #[test]
     fn overlaps_are_found_at_both_edges() {
         let mut ranges = StoreRanges::default();
-        ranges.take(RegionId(2), Space::User, &KeyRange::new("b", "d"));
-        ranges.take(RegionId(3), Space::User, &KeyRange::new("d", ""));
+        for (id, start, end) in [(2, "b", "d"), (3, "d", "")] {
+            let range = KeyRange::new(start, end);
+            ranges.take(&Arc::new(Region { id: RegionId(id), range, ..Region::default() }));
+        }
         let overlapping = |r: &StoreRanges, start: &'static str, end: &'static str| {
             r.overlapping(Space::User, &KeyRange::new(start, end), RegionId(9))
         };

@@ -1,6 +1,6 @@
 //! The raft worker: owner of the peers with `worker_of(region, raft_workers) == number`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -29,11 +29,13 @@ use crate::wire::{self, HeartbeatCell};
 
 mod birth;
 mod env;
+mod peers;
 mod rest;
 mod stale;
 
 use birth::EarlyVotes;
 pub(crate) use env::Env;
+use peers::Peers;
 use rest::Unrest;
 use stale::Farewells;
 pub(crate) use stale::ask_others;
@@ -50,8 +52,7 @@ pub(crate) struct RaftWorker {
     number: usize,
     env: Env,
     mailbox: Mailbox<RaftMsg>,
-    /// Boxed: a look-up shall not drag its neighbours through the caches.
-    peers: BTreeMap<RegionId, Box<Peer>>,
+    peers: Peers,
     /// Peers to look at before the turn ends.
     touched: Vec<RegionId>,
     /// Peers that are ticked. Without store liveness all of them.
@@ -73,9 +74,9 @@ impl RaftWorker {
     pub(crate) fn new(number: usize, env: Env, mailbox: Mailbox<RaftMsg>) -> Self {
         Self {
             number,
+            peers: Peers::new(env.shared.clone()),
             env,
             mailbox,
-            peers: BTreeMap::new(),
             touched: Vec::new(),
             awake: BTreeSet::new(),
             recent: BTreeSet::new(),
@@ -105,14 +106,14 @@ impl RaftWorker {
             region.peer_on(self.env.shared.origin.store).copied().ok_or(StoreError::Damaged("descriptor"))?;
         let loaded =
             PeerLog::load(self.env.shared.clone(), region.id, me.id, Some(applied), region.conf_state())?;
+        let region = Arc::new(region);
         {
             let mut ranges = self.env.shared.ranges.lock();
-            ranges.take(region.id, region.space, &region.range);
+            ranges.take(&region);
             if let Some(MergeState::Prepared(prepared)) = &merge {
                 ranges.doom(region.id, prepared.target);
             }
         }
-        let region = Arc::new(region);
         let alone = region.peers.len() == 1;
         let new = NewPeer { region: region.clone(), me, applied, loaded, merge, restarted: !alone };
         let mut peer = Peer::new(new, &mut self.env)?;
@@ -218,14 +219,14 @@ impl RaftWorker {
                 None => self.on_orphan(region, damaged),
             },
             RaftMsg::Crowded { region, version, until } => {
-                if let Some(peer) = self.peers.get_mut(&region) {
+                if let Some(peer) = self.peers.get(&region) {
                     peer.writes.crowd(version, until);
                 }
             }
-            RaftMsg::Inspect(tell) => tell(self.peers.values().filter_map(|peer| peer.status()).collect()),
+            RaftMsg::Inspect(tell) => tell(self.peers.statuses()),
             RaftMsg::InspectRecent(tell) => {
                 let recent = std::mem::replace(&mut self.recent, self.awake.clone());
-                tell(recent.iter().filter_map(|id| self.peers.get(id)?.status()).collect());
+                tell(recent.iter().filter_map(|id| self.peers.status(id)).collect());
             }
             RaftMsg::ShedLeaders => self.shed_leaders(),
             RaftMsg::Retire(retire) => match self.touch(retire.source) {
@@ -261,7 +262,7 @@ impl RaftWorker {
         if let Some(promise) = &peer.promise {
             self.env.promised(promise.store, peer.id());
         }
-        self.peers.insert(peer.id(), peer);
+        self.peers.insert(peer);
     }
 
     fn take_away(&mut self, region: &RegionId) -> Option<Box<Peer>> {
@@ -271,7 +272,7 @@ impl RaftWorker {
 
     /// A peer to which something happens; it is awake from now on.
     fn touch(&mut self, region: RegionId) -> Option<(&mut Peer, &mut Env)> {
-        let peer = self.peers.get_mut(&region)?;
+        let peer = self.peers.get(&region)?;
         rouse(peer, &mut self.env, &mut self.awake, &mut self.recent);
         peer.touch(&mut self.touched);
         Some((peer, &mut self.env))
@@ -284,8 +285,7 @@ impl RaftWorker {
     // ---- messages from other stores ----
 
     fn on_heartbeat(&mut self, from: StoreId, cell: HeartbeatCell) {
-        let Some(peer) = self.peers.get_mut(&cell.region).filter(|peer| cell.message.to == peer.info().id)
-        else {
+        let Some(peer) = self.peers.get(&cell.region).filter(|peer| cell.message.to == peer.info().id) else {
             return;
         };
         if peer.is_routine(&cell.message) {
@@ -335,7 +335,7 @@ impl RaftWorker {
             }
             return;
         }
-        let conf_ver_here = match self.peers.get_mut(&region) {
+        let conf_ver_here = match self.peers.get(&region) {
             Some(peer) if peer.info().id == to.id => {
                 rouse(peer, &mut self.env, &mut self.awake, &mut self.recent);
                 peer.touch(&mut self.touched);
@@ -365,10 +365,16 @@ impl RaftWorker {
     }
 
     /// A record of a region without a living peer cannot be read.
-    fn on_damaged_record(&mut self, id: RegionId, region: Option<Region>, peer: PeerId, error: StoreError) {
+    fn on_damaged_record(
+        &mut self,
+        id: RegionId,
+        region: Option<Arc<Region>>,
+        peer: PeerId,
+        error: StoreError,
+    ) {
         match error.into_damage() {
             Ok(damage) => {
-                self.quarantine(Bad { id, region: region.map(Arc::new), peers: vec![peer], damage });
+                self.quarantine(Bad { id, region, peers: vec![peer], damage });
             }
             Err(error) => self.env.shared.fail(&error),
         }
@@ -484,7 +490,7 @@ impl RaftWorker {
             // The tombstone is durable: nothing will ask for this log again.
             let task = LogTask { region, peer: peer_id, clear: true, ..LogTask::default() };
             self.env.log(task);
-        } else if let Some(peer) = self.peers.get_mut(&region).filter(|p| p.info().id == peer_id) {
+        } else if let Some(peer) = self.peers.get(&region).filter(|p| p.info().id == peer_id) {
             // No reason to wake.
             peer.touch(&mut self.touched);
             peer.on_durable(at, keep_bytes, &mut self.env);
@@ -492,7 +498,8 @@ impl RaftWorker {
     }
 
     fn on_unreachable(&mut self, store: StoreId) {
-        for peer in self.peers.values_mut().filter(|p| p.is_leader()) {
+        // What sleeps has sent nothing that could be lost.
+        for (_, peer) in self.peers.whole_mut().filter(|(_, p)| p.is_leader()) {
             let there = peer.region.peer_on(store).map(|p| p.id);
             if let Some(id) = there {
                 peer.node.report_unreachable(id);
@@ -501,9 +508,9 @@ impl RaftWorker {
     }
 
     fn shed_leaders(&mut self) {
-        for peer in self.peers.values_mut().filter(|p| p.is_leader()) {
+        for id in self.peers.led() {
+            let Some((peer, env)) = self.touch(id) else { continue };
             let me = peer.info().id;
-            rouse(peer, &mut self.env, &mut self.awake, &mut self.recent);
             let best = peer
                 .node
                 .progress_iter()
@@ -511,8 +518,7 @@ impl RaftWorker {
                 .max_by_key(|(_, p)| p.matched)
                 .map(|(id, _)| id);
             if let Some(to) = best {
-                peer.transfer(to, &mut self.env);
-                peer.touch(&mut self.touched);
+                peer.transfer(to, env);
             }
         }
     }
@@ -527,23 +533,37 @@ impl RaftWorker {
         if is_slow {
             self.ask_about_stale_peers();
             self.pump_farewells();
+            self.peers.retry_stubborn();
         }
-        let Self { peers, awake, env, touched, .. } = self;
-        if awake.len() == peers.len() {
-            // Nobody sleeps: a walk is cheaper than as many look-ups.
-            for (id, peer) in peers.iter_mut() {
-                if !tick_peer(peer, is_slow, env, touched) {
-                    awake.remove(id);
-                }
-            }
-        } else {
-            awake.retain(|id| peers.get_mut(id).is_some_and(|peer| tick_peer(peer, is_slow, env, touched)));
-        }
+        self.tick_awake(is_slow);
         self.pump_releases();
         self.finish_handovers();
         self.early_votes.expire(self.env.now);
         if self.ticks.is_multiple_of(QUARANTINE_TICKS) {
             self.quarantine.ask_others(&mut self.env);
+        }
+    }
+
+    fn tick_awake(&mut self, is_slow: bool) {
+        let Self { peers, awake, env, touched, .. } = self;
+        let mut asleep = Vec::new();
+        if awake.len() == peers.len() {
+            // Nobody sleeps: a walk is cheaper than as many look-ups.
+            for (id, peer) in peers.whole_mut() {
+                if !tick_peer(peer, is_slow, env, touched) {
+                    asleep.push(*id);
+                }
+            }
+        } else {
+            for id in awake.iter() {
+                if peers.get(id).is_none_or(|peer| !tick_peer(peer, is_slow, env, touched)) {
+                    asleep.push(*id);
+                }
+            }
+        }
+        for id in asleep {
+            awake.remove(&id);
+            peers.fell_asleep(id);
         }
     }
 
@@ -564,7 +584,7 @@ impl RaftWorker {
     fn drive_touched(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
         for id in touched.drain(..) {
-            if let Some(peer) = self.peers.get_mut(&id) {
+            if let Some(peer) = self.peers.get(&id) {
                 peer.drive(&mut self.env);
                 peer.look_for_damage();
                 if peer.phase == Phase::Stopped {
@@ -585,7 +605,7 @@ impl RaftWorker {
                     return;
                 }
                 let Some(id) = self.env.cached.pop_front() else { return };
-                if self.peers.get_mut(&id).is_some_and(|peer| peer.shed_entries(needed_too)) {
+                if self.peers.shed_entries(&id, needed_too) {
                     self.env.cached.push_back(id);
                 }
             }
@@ -686,6 +706,7 @@ impl Turn for RaftWorker {
         self.shed_entries();
         self.env.outbox.flush(now);
         self.env.hand_over();
+        self.peers.pack_loose();
         !self.mailbox.is_empty()
     }
 
@@ -696,7 +717,7 @@ impl Turn for RaftWorker {
     /// Peers that somebody waits for, removed ones whose log is not gone, and votes for ones that are not born.
     fn held(&self) -> usize {
         let is_asked = |peer: &Peer| !peer.writes.is_idle() || !peer.reads.is_idle();
-        self.peers.values().filter(|peer| is_asked(peer)).count() + self.dead.len() + self.early_votes.len()
+        self.peers.whole().filter(|peer| is_asked(peer)).count() + self.dead.len() + self.early_votes.len()
     }
 
     fn deadline(&self) -> Time {

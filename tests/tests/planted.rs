@@ -60,6 +60,7 @@ found! {
     a_withdrawal_before_it_is_synced: "withdrawn-before-sync",
     a_promise_before_it_is_synced: "promise-before-sync",
     sleep_while_a_follower_lacks_the_tail: "sleep-before-tail",
+    a_promise_forgotten_in_sleep: "promise-slept-away",
     a_peer_id_used_twice: "peer-id-twice",
     an_older_epoch_kept_by_the_router: "older-epoch-in-routes",
     a_swap_applied_twice_after_an_unknown_outcome: "swap-repeated",

@@ -64,7 +64,7 @@ impl Regions {
     pub fn find(&self, key: &[u8]) -> Option<Place> {
         let directory = self.stores.values().next()?.directory().read();
         let info = directory.routes.by_key(Space::User, key)?;
-        Some(Place { region: info.region.clone(), leader: info.leader_store()? })
+        Some(Place { region: (*info.region).clone(), leader: info.leader_store()? })
     }
 
     fn wait<T>(&self, what: &str, mut found: impl FnMut(&Self) -> Option<T>) -> Result<T, String> {

@@ -344,7 +344,7 @@ impl Model {
     fn report_of(&self, group: &Group) -> RegionInfo {
         let dead = group.region.peers.iter().filter(|p| !self.is_alive(p.store));
         RegionInfo {
-            region: group.region.clone(),
+            region: group.region.clone().into(),
             leader: group.leader,
             term: group.term,
             down: dead.map(|p| (p.id, self.now_ms - self.stores[&p.store].silent_since_ms)).collect(),
@@ -370,7 +370,7 @@ impl Model {
         let gap_ms = |p: &Peer| self.now_ms - self.stores[&p.store].heard_ms;
         let is_live = |p: &Peer| gap_ms(p) < self.config.store_silent_ms && !info.down.contains_key(&p.id);
         let group = |peers| Group {
-            region: Region { peers, ..info.region.clone() },
+            region: Region { peers, ..(*info.region).clone() },
             leader: info.leader,
             term: info.term,
             behind: BTreeMap::new(),

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use flotilla_region::{KeyRange, Peer, PeerId, PeerRole, Region, RegionId, Space, StoreId, Term};
@@ -66,8 +67,8 @@ impl Rates {
 /// A region as its leader reported it, or as far as anybody knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegionInfo {
-    /// Descriptor.
-    pub region: Region,
+    /// Descriptor, shared with whoever else has the same.
+    pub region: Arc<Region>,
     /// Its leader in `term`; `None` = not known.
     pub leader: Option<PeerId>,
     /// Raft term in which `leader` leads.
@@ -196,7 +197,7 @@ impl RouteTable {
             None if term > known.term => (None, term),
             _ => (known.leader.filter(|id| region.peer(*id).is_some()), known.term),
         };
-        self.report(RegionInfo { region: region.clone(), leader, term, ..known })
+        self.report(RegionInfo { region: Arc::new(region.clone()), leader, term, ..known })
     }
 
     /// Inserts a region that is new, or newer than the one with its id, unless something newer overlaps it.

@@ -18,7 +18,7 @@ fn region(id: u64, start: &'static str, end: &'static str, version: u64, conf_ve
 
 fn led(region: Region, leader: u64, term: u64) -> RegionInfo {
     let leader = Some(PeerId(region.id.get() * 10 + leader));
-    RegionInfo { region, leader, term: Term(term), ready: true, ..RegionInfo::default() }
+    RegionInfo { region: region.into(), leader, term: Term(term), ready: true, ..RegionInfo::default() }
 }
 
 fn ids(infos: Vec<&RegionInfo>) -> Vec<u64> {
@@ -187,7 +187,7 @@ proptest! {
         table.check_invariants();
         prop_assert!(table.covers(Space::User));
         for info in table.iter() {
-            prop_assert_eq!(Some(&info.region), newest_of(info.region.id));
+            prop_assert_eq!(Some(&*info.region), newest_of(info.region.id));
         }
         prop_assert_eq!(table.len(), newest.len());
     }

@@ -226,7 +226,7 @@ async fn transfer(store: &Store, region: &Region, to: Peer) -> Result<Vec<Region
         let info = store.directory().read().routes.by_id(region.id).cloned();
         let info = info.ok_or(AdminError::NoRegion(region.id))?;
         match info.leader_store() {
-            Some(leader) if leader == to.store => return Ok(vec![info.region]),
+            Some(leader) if leader == to.store => return Ok(vec![Arc::unwrap_or_clone(info.region)]),
             _ if Instant::now() >= give_up => {
                 return Err(AdminError::NotTakenOver { region: region.id, store: to.store });
             }
@@ -252,7 +252,7 @@ async fn add_peer(store: &Store, region: &Region, to: StoreId) -> Result<Vec<Reg
         }
     };
     loop {
-        let now = store.directory().read().routes.by_id(region.id).map(|info| info.region.clone());
+        let now = store.directory().read().routes.by_id(region.id).map(|info| (*info.region).clone());
         let now = now.ok_or(AdminError::NoRegion(region.id))?;
         match now.peer(learner.id).map(|peer| peer.role) {
             // Placement may have been faster.
@@ -275,7 +275,7 @@ async fn merge(
     source: RegionId,
     again: bool,
 ) -> Result<Vec<Region>, AdminError> {
-    let known = store.directory().read().routes.by_id(source).map(|info| info.region.clone());
+    let known = store.directory().read().routes.by_id(source).map(|info| (*info.region).clone());
     if known.is_none() && again && store.merged_into(source).ok().flatten() == Some(region.id) {
         // The earlier attempt was, though its answer said that the outcome was not known.
         return Ok(vec![region.clone()]);
@@ -320,7 +320,8 @@ async fn remove_peer(store: &Store, region: &Region, peer: Peer) -> Result<Vec<R
             // Placement may have been faster.
             Err(error) if error.is_passing() && Instant::now() < give_up => {
                 tokio::time::sleep(RETRY_PAUSE).await;
-                let known = store.directory().read().routes.by_id(region.id).map(|info| info.region.clone());
+                let known =
+                    store.directory().read().routes.by_id(region.id).map(|info| (*info.region).clone());
                 now = known.ok_or(AdminError::NoRegion(region.id))?;
             }
             Err(error) => return Err(error),

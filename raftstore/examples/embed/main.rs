@@ -64,7 +64,7 @@ fn add(key: &str, amount: u64) -> Bytes {
 fn route(store: &Store, key: &str) -> Option<(Region, StoreId)> {
     let directory: parking_lot::RwLockReadGuard<'_, Directory> = store.directory().read();
     let info = directory.routes.by_key(Space::User, key.as_bytes())?;
-    Some((info.region.clone(), info.leader_store()?))
+    Some(((*info.region).clone(), info.leader_store()?))
 }
 
 fn context(region: &Region) -> RegionContext {

@@ -128,6 +128,7 @@ impl Peer {
         };
         self.me = me;
         let region = self.region.clone();
+        env.shared.ranges.lock().refresh(&region);
         let gone = before.peers.iter().filter(|p| region.peer(p.id).is_none());
         // Nobody will send them another entry: whoever leads tells them, until they have acknowledged it.
         env.removed.extend(gone.clone().map(|gone| (region.id, *gone)));

@@ -4,6 +4,8 @@
 //! All new descriptors, and the apply states at which the children's logs begin, change in one `data` batch (rule W5);
 //! nothing is written to `log`: a child without a hard state *is* (term 5, commit 5, no vote).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use flotilla_engine::{Engine, WriteBatch};
 use flotilla_raft::Entry;
@@ -87,7 +89,7 @@ impl Peer {
     }
 
     /// The region was cut: the children start, callers learn the new shapes.
-    pub(crate) fn on_split(&mut self, regions: Vec<Region>, done: Option<AdminDone>, env: &mut Env) {
+    pub(crate) fn on_split(&mut self, regions: Vec<Arc<Region>>, done: Option<AdminDone>, env: &mut Env) {
         let led = self.is_leader();
         // Before any entry of a child (rule W6).
         self.log_commit(env);
@@ -96,13 +98,13 @@ impl Peer {
         env.shared.ranges.lock().split(&regions);
         for region in &regions {
             if region.id == self.region.id {
-                self.region = std::sync::Arc::new(region.clone());
+                self.region = region.clone();
             } else {
                 let create = CreatePeer { region: region.clone(), campaign: led };
                 env.tell(region.id, RaftMsg::Create(Box::new(create)));
             }
         }
-        self.siblings = regions.iter().filter(|r| r.id != self.region.id).cloned().collect();
+        self.siblings = regions.iter().filter(|r| r.id != self.region.id).map(|r| (**r).clone()).collect();
         self.refuse_gathered();
         self.load.reshape();
         self.written_bytes = 0;
@@ -110,7 +112,7 @@ impl Peer {
             Counters::add(&env.shared.counters.splits, 1);
         }
         if let Some(done) = done {
-            done(Ok(regions));
+            done(Ok(regions.iter().map(|region| (**region).clone()).collect()));
         }
         self.recheck_reads(env);
     }

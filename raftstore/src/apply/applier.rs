@@ -25,7 +25,7 @@ pub(crate) struct Applier {
     pub(crate) incarnation: Incarnation,
     pub(crate) applied: LogId,
     /// A merge under way.
-    pub(crate) merge: Option<MergeState>,
+    pub(crate) merge: Option<Box<MergeState>>,
     /// The last entry asks for a comparison of the replicas.
     pub(crate) is_checked: bool,
     /// The descriptor does not name the peer any more, so that a list that does would not be found.
@@ -35,8 +35,11 @@ pub(crate) struct Applier {
     /// `data` has its position in the worker's ring only, or also there.
     pub(crate) is_in_ring: bool,
     /// Met something that it may not skip.
-    pub(crate) stopped: Option<Damage>,
+    pub(crate) stopped: Option<Box<Damage>>,
 }
+
+// One for each region, most of which are idle.
+const _: () = assert!(size_of::<Applier>() <= 64);
 
 /// What an entry did, before its callers are told.
 pub(super) enum Outcome {
@@ -63,7 +66,7 @@ impl Applier {
             peer,
             incarnation,
             applied,
-            merge,
+            merge: merge.map(Box::new),
             is_checked: false,
             is_removed: false,
             is_retired: false,
@@ -87,7 +90,7 @@ impl Applier {
         if entry.index != self.applied.index.next() {
             // The core hands entries out in order and without gaps; anything else is damage.
             if entry.index > self.applied.index {
-                self.stopped = Some(Damage::Gap(entry.index));
+                self.stopped = Some(Box::new(Damage::Gap(entry.index)));
             }
             round.fail_optional(callers, &RequestError::Undetermined);
             return Ok(());
@@ -100,7 +103,7 @@ impl Applier {
         if let Outcome::Stop(damage) = outcome {
             round.batch.rollback(mark);
             round.overlay.clear();
-            self.stopped = Some(damage);
+            self.stopped = Some(Box::new(damage));
             round.fail_optional(callers, &RequestError::Undetermined);
             return Ok(());
         }
@@ -136,7 +139,7 @@ impl Applier {
         match Payload::decode(entry.data.clone()) {
             Some(Payload::Empty) => Ok(Outcome::Refused(RequestError::Stale)),
             Some(Payload::Commands { version, time_ms, commands }) => {
-                if matches!(self.merge, Some(MergeState::Prepared(_))) {
+                if matches!(self.merge.as_deref(), Some(MergeState::Prepared(_))) {
                     return Ok(Outcome::Refused(RequestError::Merging(self.region.id)));
                 }
                 if version != self.region.epoch.version && !planted!(StaleEpochApplied) {
@@ -192,7 +195,7 @@ impl Applier {
         if epoch != self.region.epoch {
             return Ok(Outcome::Refused(RequestError::EpochNotMatch(vec![(*self.region).clone()])));
         }
-        let may_change = match (&self.merge, &command) {
+        let may_change = match (self.merge.as_deref(), &command) {
             (None, _) => true,
             (Some(MergeState::Expecting(_)), command) => *command == AdminCommand::VoidMerge,
             (Some(MergeState::Prepared(_)), command) => {
@@ -219,8 +222,9 @@ impl Applier {
                 };
                 let all = regions.clone();
                 let living = apply_split(shared, &mut round.batch, &self.region, regions)?;
+                let living: Vec<_> = living.into_iter().map(Arc::new).collect();
                 if let Some(remaining) = living.last() {
-                    self.region = Arc::new(remaining.clone());
+                    self.region = remaining.clone();
                 }
                 let (id, parts) = (self.region.id, &all[..all.len() - 1]);
                 for part in living.iter().filter(|region| region.id != id) {

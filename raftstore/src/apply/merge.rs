@@ -51,7 +51,7 @@ impl Applier {
         commit: CommitMerge,
     ) -> Result<Outcome, StoreError> {
         let CommitMerge { source, at, time_ms, .. } = commit;
-        let expected = match &self.merge {
+        let expected = match self.merge.as_deref() {
             Some(MergeState::Expecting(expected)) => is_expected(expected, &source),
             _ => false,
         };
@@ -84,7 +84,7 @@ impl Applier {
         source: RegionId,
         epoch: RegionEpoch,
     ) -> Outcome {
-        match &self.merge {
+        match self.merge.as_deref() {
             Some(MergeState::Expecting(expected)) if (expected.id, expected.epoch) == (source, epoch) => {
                 self.set_merge(&mut round.batch, None);
                 Outcome::Effect(Box::new(|_| Effect::RolledBack))
@@ -97,7 +97,7 @@ impl Applier {
     pub(super) fn apply_void(&mut self, round: &mut Round) -> Outcome {
         let RegionEpoch { conf_ver, version } = self.region.epoch;
         let epoch = RegionEpoch { conf_ver, version: version + 1 };
-        if planted!(RollbackAfterPrepare) && matches!(self.merge, Some(MergeState::Prepared(_))) {
+        if planted!(RollbackAfterPrepare) && matches!(self.merge.as_deref(), Some(MergeState::Prepared(_))) {
             self.set_merge(&mut round.batch, None);
         }
         self.set_region(&mut round.batch, Region { epoch, ..(*self.region).clone() });
@@ -116,7 +116,7 @@ impl Applier {
             Some(state) => batch.put(&key, &state.encode()),
             None => batch.delete(&key),
         }
-        self.merge = state;
+        self.merge = state.map(Box::new);
     }
 }
 

@@ -155,7 +155,7 @@ impl ApplyWorker {
         } else {
             self.round.arrive(Position { region, peer: applier.peer, at: applier.applied });
         }
-        let (applied, stopped) = (applier.applied, applier.stopped.clone());
+        let (applied, stopped) = (applier.applied, applier.stopped.as_deref().cloned());
         self.round.applied.push(Applied {
             region,
             incarnation,

@@ -20,6 +20,16 @@ impl LogGc {
         Self { base, durable: base }
     }
 
+    /// Of a log whose durable position is known.
+    pub(crate) fn of(base: Index, durable: Index) -> Self {
+        Self { base, durable }
+    }
+
+    /// Position up to which `data` is known to be durable.
+    pub(crate) fn durable(&self) -> Index {
+        self.durable
+    }
+
     /// Position before the first entry.
     pub(crate) fn base(&self) -> Index {
         self.base

@@ -27,6 +27,11 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    /// Whether nobody reads under it. What it knows of terms in which the peer led is void once it leads no more.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.delegate.is_none()
+    }
+
     /// A quorum confirmed what was sent at `sent`.
     pub(crate) fn confirm(&self, sent: Time, lease_ms: u64) {
         if let Some(delegate) = self.delegate.as_ref().filter(|d| d.term() != self.supported_in) {

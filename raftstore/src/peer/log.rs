@@ -10,7 +10,7 @@ use flotilla_raft::{
     ConfState, Entry, FetchContext, HardState, Snapshot, SnapshotMeta, Storage, StorageError, StorageResult,
     entry_size,
 };
-use flotilla_region::{Index, PeerId, RegionId, Term, keys};
+use flotilla_region::{Index, PeerId, Region, RegionId, Term, keys};
 
 use crate::admin::split::INIT_LOG;
 use crate::error::StoreError;
@@ -40,6 +40,25 @@ pub(crate) struct PeerLog {
     damaged: Cell<bool>,
     /// The worker knows that there is something in the cache.
     is_listed: bool,
+}
+
+/// What a log that is applied to its end, and of which nothing is in memory, must remember.
+pub(crate) struct PackedLog {
+    base: LogId,
+    size: Box<LogSize>,
+    is_listed: bool,
+}
+
+impl PackedLog {
+    /// Position before the first entry.
+    pub(crate) fn base(&self) -> LogId {
+        self.base
+    }
+
+    /// The worker does not know it any more.
+    pub(crate) fn unlist_cache(&mut self) {
+        self.is_listed = false;
+    }
 }
 
 /// A log as it was found on disk, and what must be written to mend it (rule W8).
@@ -136,6 +155,42 @@ impl PeerLog {
         };
         log.append(found.entries.make_contiguous());
         Ok(LoadedLog { log, mend, promise })
+    }
+
+    /// Whether [`PackedLog`] and the applied position are all that there is to know.
+    pub(crate) fn is_packable(&self, applied: LogId) -> bool {
+        self.cache.is_empty() && self.last == applied && self.applied == applied && !self.damaged.get()
+    }
+
+    /// The log as it is kept while its peer sleeps.
+    pub(crate) fn pack(mut self) -> PackedLog {
+        PackedLog { base: self.base, size: std::mem::take(&mut self.size), is_listed: self.is_listed }
+    }
+
+    /// The log of a peer that has applied all of it, in the region's present membership.
+    pub(crate) fn unpack(
+        packed: PackedLog,
+        shared: &Arc<Shared>,
+        region: &Region,
+        peer: PeerId,
+        applied: LogId,
+        (term, vote): (Term, PeerId),
+    ) -> Self {
+        let PackedLog { base, size, is_listed } = packed;
+        Self {
+            region: region.id,
+            peer,
+            shared: shared.clone(),
+            base,
+            last: applied,
+            cache: EntryCache::default(),
+            size,
+            hard_state: HardState { term, vote, commit: applied.index },
+            conf_state: region.conf_state(),
+            applied,
+            damaged: Cell::new(false),
+            is_listed,
+        }
     }
 
     /// Whether `log` holds entries of the peer.

@@ -10,6 +10,7 @@ mod gc;
 mod lease;
 pub(crate) mod log;
 mod log_size;
+pub(crate) mod packed;
 mod read;
 mod ready;
 mod report;
@@ -28,6 +29,7 @@ use crate::config::StoreConfig;
 use crate::error::{Damage, RequestError, StoreError};
 use crate::load::RegionLoad;
 use crate::msg::{ApplyMsg, Incarnation, ReceivedSnapshot, RegionContext};
+use crate::shared::Shared;
 use crate::state::LogId;
 use crate::time::Time;
 use crate::worker::Env;
@@ -167,42 +169,67 @@ impl Peer {
             };
             env.apply(region.id, register);
         }
-        let election_ms = env.shared.config.election_ms();
-        let seed = env.shared.config.seed ^ region.id.0.rotate_left(32);
-        let load = RegionLoad::new(region.id, region.space, &env.shared.loads, seed);
-        Ok(Self {
+        let load = Self::new_load(&region, &env.shared);
+        let mut peer = Self::blank(region, me, incarnation, node, load);
+        if restarted {
+            peer.silent_until = env.now.plus_ms(env.shared.config.election_ms());
+        }
+        peer.applied = applied;
+        peer.gc = LogGc::new(base.index);
+        peer.phase = if initialised { Phase::Live } else { Phase::Uninitialised };
+        peer.leaderless_since = Some(env.now);
+        peer.heard_at = env.now;
+        peer.merge = Merge::new(merge);
+        peer.promise = loaded_promise;
+        Ok(peer)
+    }
+
+    /// A live peer to which nothing has happened yet.
+    fn blank(
+        region: Arc<Region>,
+        me: PeerInfo,
+        incarnation: Incarnation,
+        node: RawNode<PeerLog>,
+        load: Arc<RegionLoad>,
+    ) -> Self {
+        Self {
+            region,
+            me,
             incarnation,
             node,
-            applied,
+            applied: LogId::default(),
             writes: Writes::default(),
             reads: Reads::default(),
             lease: Lease::default(),
-            gc: LogGc::new(base.index),
-            phase: if initialised { Phase::Live } else { Phase::Uninitialised },
+            gc: LogGc::new(Index::ZERO),
+            phase: Phase::Live,
             senders: BTreeMap::new(),
             snapshot: None,
-            silent_until: if restarted { env.now.plus_ms(election_ms) } else { Time::default() },
-            leaderless_since: Some(env.now),
-            heard_at: env.now,
+            silent_until: Time::default(),
+            leaderless_since: None,
+            heard_at: Time::default(),
             written_bytes: 0,
             pending_split: None,
             logged_vote: None,
             unlogged_commit: None,
-            merge: Merge::new(merge),
+            merge: Merge::default(),
             check: None,
             damage: None,
             siblings: Vec::new(),
             load,
-            reported: Reported::default(),
-            promise: loaded_promise,
+            promise: None,
             leading: None,
             bound_ticks: 0,
             rest: Rest::default(),
+            reported: Reported::default(),
             sends_snapshots: false,
             is_touched: false,
-            region,
-            me,
-        })
+        }
+    }
+
+    fn new_load(region: &Region, shared: &Shared) -> Arc<RegionLoad> {
+        let seed = shared.config.seed ^ region.id.0.rotate_left(32);
+        RegionLoad::new(region.id, region.space, &shared.loads, seed)
     }
 
     /// Has the worker drive the peer at the end of the turn.

@@ -36,6 +36,16 @@ struct Round {
 }
 
 impl Reads {
+    /// Goes on after so many rounds.
+    pub(crate) fn after(rounds: u64) -> Self {
+        Self { next_round: rounds, ..Self::default() }
+    }
+
+    /// Rounds so far.
+    pub(crate) fn rounds(&self) -> u64 {
+        self.next_round
+    }
+
     /// Whether requests wait to become a round.
     pub(crate) fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()

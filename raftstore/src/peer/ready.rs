@@ -1,5 +1,7 @@
 //! Stepping the core and carrying out what it decides.
 
+use std::sync::Arc;
+
 use flotilla_raft::{
     Entry, EntryKind, HardState, Message, MessageKind, ProgressState, Ready, Role, SoftState,
 };
@@ -316,15 +318,16 @@ impl Peer {
         }
         Counters::add(&env.shared.counters.snapshots_installed, 1);
         let conf_state = region.conf_state();
+        let region = Arc::new(region);
         {
             let mut ranges = env.shared.ranges.lock();
             ranges.unreserve(region.id);
-            ranges.take(region.id, region.space, &region.range);
+            ranges.take(&region);
         }
         if let Some(me) = region.peer(self.me.id) {
             self.me = *me;
         }
-        self.region = std::sync::Arc::new(region);
+        self.region = region;
         self.load.reshape();
         self.siblings.clear();
         self.node.storage_mut().reset_to_snapshot(at, conf_state);

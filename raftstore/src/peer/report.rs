@@ -20,6 +20,11 @@ pub(crate) struct Reported {
 }
 
 impl Reported {
+    /// Whether placement knows nothing.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.led.is_none() && self.silent.is_empty()
+    }
+
     /// Takes over which peers answer. Returns those that have not for `limit_ms` or longer, with seconds that grow by
     /// doubling, so that a long silence is no news every second.
     fn listen(

@@ -31,6 +31,19 @@ pub(crate) struct Rest {
     pub look_at: Option<Time>,
 }
 
+impl Rest {
+    /// Of a sleeping peer; `told` by its leader, if it follows one.
+    pub(super) fn asleep(told: Option<(Term, Index)>) -> Self {
+        Self { is_asleep: true, told, ..Self::default() }
+    }
+
+    /// Without room that nobody needs now.
+    pub(super) fn shrunk(mut self) -> Self {
+        self.knowing.2.shrink_to_fit();
+        self
+    }
+}
+
 impl Peer {
     /// Before a tick: whether the peer sleeps from now on.
     pub(crate) fn may_sleep(&mut self, env: &mut Env) -> bool {
@@ -48,7 +61,7 @@ impl Peer {
         if may {
             self.log_commit(env);
             self.report_in_full(env);
-            self.shed_memory();
+            self.shed_memory(env.now);
             self.rest.is_asleep = true;
             self.plan_look(env);
             Counters::add(&env.shared.counters.sleeps, 1);
@@ -57,7 +70,7 @@ impl Peer {
     }
 
     /// Gives back what only a peer at work needs.
-    fn shed_memory(&mut self) {
+    fn shed_memory(&mut self, now: Time) {
         if self.node.stable() == self.node.last_index() {
             self.node.storage_mut().forget_entries();
         }
@@ -65,7 +78,7 @@ impl Peer {
         self.senders.retain(|id, _| region.peer(*id).is_none());
         self.node.release_buffers();
         self.merge.shrink();
-        self.writes.shrink();
+        self.writes.shrink(now);
     }
 
     /// Nothing but a comparison woke the region: it may sleep as soon as everybody knows its log.

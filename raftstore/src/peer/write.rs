@@ -51,8 +51,14 @@ impl Writes {
         self.gathered.is_empty() && self.proposed.is_empty() && self.parked.is_empty()
     }
 
+    /// Whether nothing is remembered here.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.is_idle() && self.encoder.bytes() == 0 && self.crowded.is_none()
+    }
+
     /// Gives back room that nobody needs now.
-    pub(crate) fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self, now: Time) {
+        self.crowded = self.crowded.filter(|(_, until)| now < *until);
         self.gathered.shrink_to_fit();
         self.proposed.shrink_to_fit();
         self.parked.shrink_to_fit();

@@ -209,12 +209,12 @@ mod tests {
             (region(7, 3, &[]), false),
             (region(8, 3, &[2, 3]), true),
         ] {
-            directory.routes.report(RegionInfo { region: known.clone(), ..RegionInfo::default() });
+            directory.routes.report(RegionInfo { region: known.clone().into(), ..RegionInfo::default() });
             assert_eq!(directory.has_left(&mine, PeerId(1)), has_left, "{known:?}");
             assert!(!directory.seems_merged(&mine));
         }
         let other = Region { id: RegionId(8), range: KeyRange::new("a", "z"), ..region(2, 9, &[7]) };
-        directory.routes.report(RegionInfo { region: other, ..RegionInfo::default() });
+        directory.routes.report(RegionInfo { region: other.into(), ..RegionInfo::default() });
         assert!(!directory.has_left(&mine, PeerId(1)), "it may live on elsewhere");
         assert!(directory.seems_merged(&mine));
         assert!(!directory.seems_merged(&region(5, 9, &[1])), "it may have the keys since then");

@@ -1,13 +1,15 @@
 //! The part of placement that runs on the store that leads the meta region: the cluster view, and what follows from
 //! it. Born with a leadership, gone with it.
 
+use std::sync::Arc;
+
 use crate::wire::pb;
 use flotilla_placement::meta::{self, MetaReply};
 use flotilla_placement::{
     ClusterView, InFlight, MoveOrder, MovePhase, MoveRefusal, Operator, PlacementConfig, RegionInfo, Step,
     StoreHealth, StoreRecord, StoreStats,
 };
-use flotilla_placement::{PeerChangeKind, check, drained_stores, order_move, standing};
+use flotilla_placement::{PeerChangeKind, Rates, check, drained_stores, order_move, standing};
 use flotilla_region::{PeerId, RegionId, StoreId, Term};
 
 use super::machine::StoredFacts;
@@ -81,17 +83,21 @@ impl Driver {
     }
 
     /// Reports of a store; a report since the beginning makes it a full one.
-    pub(super) fn on_reports(&mut self, from: StoreId, reports: &pb::RegionReports) {
-        for report in &reports.regions {
-            if let Some(info) = info_of(report) {
-                self.view.report(info);
-            }
+    pub(super) fn on_reports(
+        &mut self,
+        from: StoreId,
+        infos: impl IntoIterator<Item = RegionInfo>,
+        dropped: &[u64],
+        (boot_id, since): (u64, u64),
+    ) {
+        for info in infos {
+            self.view.report(info);
         }
-        for id in &reports.dropped {
+        for id in dropped {
             self.view.dropped(RegionId(*id), from);
         }
-        if reports.since == 0 {
-            self.view.reported(from, reports.boot_id);
+        if since == 0 {
+            self.view.reported(from, boot_id);
         }
     }
 
@@ -160,8 +166,14 @@ pub(super) fn stats_of(beat: &pb::StoreHeartbeat) -> StoreStats {
 /// A report as placement understands it.
 pub(super) fn info_of(report: &pb::RegionReport) -> Option<RegionInfo> {
     let down = report.down_peers.iter().zip(&report.down_seconds);
+    let rates = Rates {
+        reads: report.reads,
+        read_bytes: report.read_bytes,
+        writes: report.writes,
+        write_bytes: report.write_bytes,
+    };
     Some(RegionInfo {
-        region: wire::region_from_wire(report.region.as_ref()?),
+        region: Arc::new(wire::region_from_wire(report.region.as_ref()?)),
         leader: report.leader.as_ref().map(|p| PeerId(p.id)),
         term: Term(report.term),
         bytes: report.approximate_bytes,
@@ -170,8 +182,29 @@ pub(super) fn info_of(report: &pb::RegionReport) -> Option<RegionInfo> {
         pending: report.pending_peers.iter().map(|p| PeerId(*p)).collect(),
         ready: report.ready,
         is_hot: report.is_hot,
-        rates: super::reports::rates_of(report),
+        rates,
     })
+}
+
+/// What is known of a led region, as a report.
+pub(super) fn report_of(info: &RegionInfo) -> pb::RegionReport {
+    pb::RegionReport {
+        region: Some(wire::region_to_wire(&info.region)),
+        leader: info.leader_peer().map(wire::peer_to_wire),
+        term: info.term.0,
+        approximate_bytes: info.bytes,
+        approximate_keys: info.keys,
+        pending_peers: info.pending.iter().map(|p| p.0).collect(),
+        down_peers: info.down.keys().map(|peer| peer.0).collect(),
+        down_seconds: info.down.values().map(|ms| ms / 1_000).collect(),
+        ready: info.ready,
+        is_hot: info.is_hot,
+        reads: info.rates.reads,
+        read_bytes: info.rates.read_bytes,
+        writes: info.rates.writes,
+        write_bytes: info.rates.write_bytes,
+        ..Default::default()
+    }
 }
 
 /// An operator for the region's leader.

@@ -18,7 +18,7 @@ use crate::wire::pb::placement_message::Message as Placed;
 use bytes::Bytes;
 use flotilla_engine::Size;
 use flotilla_placement::meta::{MetaCommand, MetaReply, Refusal, StoreProposal};
-use flotilla_placement::{MoveOrder, MovePhase, MoveRefusal, Rates, StoreState};
+use flotilla_placement::{MoveOrder, MovePhase, MoveRefusal, Rates, RegionInfo, StoreState};
 use flotilla_region::{Peer, PeerId, Region, RegionEpoch, RegionId, StoreId, Term};
 use parking_lot::RwLock;
 
@@ -226,18 +226,18 @@ impl Placement {
             PlacementMsg::Led(led) => self.on_led(led, now),
             PlacementMsg::NotLed(id) => self.on_not_led(id),
             PlacementMsg::Sizes(sizes) => {
-                for report in self.reports.sizes(&sizes) {
-                    self.learn(&report);
+                for info in self.reports.sizes(&sizes) {
+                    self.learn(info);
                 }
             }
             PlacementMsg::Rates(rates) => {
-                for report in self.reports.rates(&rates) {
-                    self.learn(&report);
+                for info in self.reports.rates(&rates) {
+                    self.learn(info);
                 }
             }
             PlacementMsg::Keys(id, keys) => {
-                if let Some(report) = self.reports.keys(id, keys) {
-                    self.learn(&report);
+                if let Some(info) = self.reports.keys(id, keys) {
+                    self.learn(info);
                 }
             }
             PlacementMsg::IdsLow => self.ask_for_ids(now),
@@ -269,8 +269,8 @@ impl Placement {
     // ---- regions led here ----
 
     fn on_led(&mut self, led: LedRegion, now: Time) {
-        let report = self.reports.led(&led).clone();
-        self.learn(&report);
+        let info = self.reports.led(&led);
+        self.learn(info);
         if led.region.id == RegionId::META {
             let new_term = self.meta.as_ref().is_none_or(|known| known.term != led.term);
             self.meta = Some(led);
@@ -295,8 +295,7 @@ impl Placement {
     }
 
     /// What this store knows first hand.
-    fn learn(&mut self, report: &pb::RegionReport) {
-        let Some(info) = driver::info_of(report) else { return };
+    fn learn(&mut self, info: RegionInfo) {
         self.directory.write().routes.report(info.clone());
         if let Some(driver) = &mut self.driver {
             driver.view.report(info);
@@ -306,14 +305,9 @@ impl Placement {
     fn begin_leadership(&mut self, now: Time) {
         let Some(term) = self.meta.as_ref().map(|m| m.term) else { return };
         let mut driver = Driver::new(&self.shared, term, now);
-        let own = pb::RegionReports {
-            boot_id: self.boot_id,
-            regions: self.reports.all().cloned().collect(),
-            ..Default::default()
-        };
         let beat = self.heartbeat();
         driver.on_heartbeat(self.me(), &beat, now);
-        driver.on_reports(self.me(), &own);
+        driver.on_reports(self.me(), self.reports.all().cloned(), &[], (self.boot_id, 0));
         self.driver = Some(driver);
         // The book tells who the others are: what this store had on disk may be older.
         self.publish_book(now);
@@ -371,17 +365,23 @@ impl Placement {
             self.post(from, Placed::Ack(pb::RegionAck { boot_id: reports.boot_id, sequence: 0 }));
             return;
         }
+        let mut infos: Vec<RegionInfo> = reports.regions.iter().filter_map(driver::info_of).collect();
+        {
+            // Most regions have a peer here, which knows the same: one descriptor is enough for both.
+            let ranges = self.shared.ranges.lock();
+            infos.iter_mut().for_each(|info| ranges.share(&mut info.region));
+        }
         {
             let mut directory = self.directory.write();
-            for info in reports.regions.iter().filter_map(driver::info_of) {
-                directory.routes.report(info);
+            for info in &infos {
+                directory.routes.report(info.clone());
             }
             for id in &reports.dropped {
                 directory.routes.forget_leader(RegionId(*id), from);
             }
         }
         if let Some(driver) = &mut self.driver {
-            driver.on_reports(from, reports);
+            driver.on_reports(from, infos, &reports.dropped, (reports.boot_id, reports.since));
         }
         self.known.insert(from, (reports.boot_id, reports.sequence));
         if reports.boot_id < known.0 {

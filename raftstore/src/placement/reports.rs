@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use crate::wire::pb;
-use flotilla_placement::Rates;
+use flotilla_placement::{Rates, RegionInfo};
 use flotilla_region::{RegionId, StoreId};
 
+use super::driver::report_of;
 use super::{LedRegion, RegionSize};
 use crate::time::Time;
-use crate::wire;
 
 /// Unacknowledged changes are sent again after so long.
 const RESEND_MS: u64 = 1_000;
@@ -20,7 +20,7 @@ const REFRESH_PARTS: u64 = 16;
 pub(super) struct Reports {
     boot_id: u64,
     sequence: u64,
-    led: BTreeMap<RegionId, (u64, pb::RegionReport)>,
+    led: BTreeMap<RegionId, (u64, RegionInfo)>,
     dropped: BTreeMap<RegionId, u64>,
     receivers: BTreeMap<StoreId, Receiver>,
     /// Up to where regions were told again, and when.
@@ -71,36 +71,25 @@ impl Reports {
         }
     }
 
-    /// Takes what a raft worker says of a led region. Returns the report.
-    pub(super) fn led(&mut self, led: &LedRegion) -> &pb::RegionReport {
+    /// Takes what a raft worker says of a led region. Returns what is known of it.
+    pub(super) fn led(&mut self, led: &LedRegion) -> RegionInfo {
         self.sequence += 1;
         let id = led.region.id;
         self.dropped.remove(&id);
         // A size is one of a range.
-        let is_same = |r: &&pb::RegionReport| {
-            r.region.as_ref().and_then(|r| r.region_epoch.as_ref()).map(|e| e.version)
-                == Some(led.region.epoch.version)
-        };
-        let known = self.led.get(&id).map(|(_, known)| known).filter(is_same);
-        let (bytes, is_hot) = known.map_or((0, false), |r| (r.approximate_bytes, r.is_hot));
-        let keys = known.map_or(0, |r| r.approximate_keys);
-        let rates = known.map(rates_of).unwrap_or_default();
-        let mut report = pb::RegionReport {
-            region: Some(wire::region_to_wire(&led.region)),
-            leader: Some(wire::peer_to_wire(&led.leader)),
-            term: led.term.0,
-            approximate_bytes: bytes,
-            approximate_keys: keys,
-            pending_peers: led.pending.iter().map(|p| p.0).collect(),
-            down_peers: led.down.iter().map(|(peer, _)| peer.0).collect(),
-            down_seconds: led.down.iter().map(|(_, seconds)| *seconds).collect(),
+        let is_same = |known: &&RegionInfo| known.region.epoch.version == led.region.epoch.version;
+        let known = self.led.get(&id).map(|(_, known)| known).filter(is_same).cloned().unwrap_or_default();
+        let info = RegionInfo {
+            region: led.region.clone(),
+            leader: Some(led.leader.id),
+            term: led.term,
+            pending: led.pending.iter().copied().collect(),
+            down: led.down.iter().map(|(peer, seconds)| (*peer, seconds * 1_000)).collect(),
             ready: true,
-            is_hot,
-            ..Default::default()
+            ..known
         };
-        set_rates(&mut report, rates);
-        self.led.insert(id, (self.sequence, report));
-        &self.led[&id].1
+        self.led.insert(id, (self.sequence, info.clone()));
+        info
     }
 
     /// A region is led here no more. Returns whether it was.
@@ -114,51 +103,50 @@ impl Reports {
     }
 
     /// Takes sizes over; a change of bytes by an eighth is worth telling.
-    pub(super) fn sizes(&mut self, sizes: &[RegionSize]) -> Vec<pb::RegionReport> {
+    pub(super) fn sizes(&mut self, sizes: &[RegionSize]) -> Vec<RegionInfo> {
         let mut changed = Vec::new();
         for RegionSize { region, version: measured, size, is_hot } in sizes {
-            let Some((version, report)) = self.led.get_mut(region) else { continue };
-            let epoch = report.region.as_ref().and_then(|r| r.region_epoch.as_ref());
-            if epoch.is_none_or(|epoch| epoch.version != *measured) {
+            let Some((version, info)) = self.led.get_mut(region) else { continue };
+            if info.region.epoch.version != *measured {
                 continue;
             }
-            let has_grown = report.approximate_bytes.abs_diff(size.bytes) > report.approximate_bytes / 8;
-            if has_grown || report.is_hot != *is_hot {
-                (report.approximate_bytes, report.approximate_keys) = (size.bytes, size.keys);
-                report.is_hot = *is_hot;
+            let has_grown = info.bytes.abs_diff(size.bytes) > info.bytes / 8;
+            if has_grown || info.is_hot != *is_hot {
+                (info.bytes, info.keys) = (size.bytes, size.keys);
+                info.is_hot = *is_hot;
                 self.sequence += 1;
                 *version = self.sequence;
-                changed.push(report.clone());
+                changed.push(info.clone());
             }
         }
         changed
     }
 
     /// Takes over what clients do to regions, of those led here, if it gives another picture than what was told.
-    pub(super) fn rates(&mut self, rates: &[(RegionId, Rates)]) -> Vec<pb::RegionReport> {
+    pub(super) fn rates(&mut self, rates: &[(RegionId, Rates)]) -> Vec<RegionInfo> {
         let mut changed = Vec::new();
         for (region, now) in rates {
-            let Some((version, report)) = self.led.get_mut(region) else { continue };
-            if now.differ_from(&rates_of(report)) {
-                set_rates(report, *now);
+            let Some((version, info)) = self.led.get_mut(region) else { continue };
+            if now.differ_from(&info.rates) {
+                info.rates = *now;
                 self.sequence += 1;
                 *version = self.sequence;
-                changed.push(report.clone());
+                changed.push(info.clone());
             }
         }
         changed
     }
 
     /// Takes a number of keys over.
-    pub(super) fn keys(&mut self, id: RegionId, keys: u64) -> Option<pb::RegionReport> {
-        let (version, report) = self.led.get_mut(&id)?;
-        if report.approximate_keys == keys {
+    pub(super) fn keys(&mut self, id: RegionId, keys: u64) -> Option<RegionInfo> {
+        let (version, info) = self.led.get_mut(&id)?;
+        if info.keys == keys {
             return None;
         }
-        report.approximate_keys = keys;
+        info.keys = keys;
         self.sequence += 1;
         *version = self.sequence;
-        Some(report.clone())
+        Some(info.clone())
     }
 
     /// Number of regions led here.
@@ -167,8 +155,8 @@ impl Reports {
     }
 
     /// All led regions.
-    pub(super) fn all(&self) -> impl Iterator<Item = &pb::RegionReport> {
-        self.led.values().map(|(_, report)| report)
+    pub(super) fn all(&self) -> impl Iterator<Item = &RegionInfo> {
+        self.led.values().map(|(_, info)| info)
     }
 
     /// What `to` has to be told now, if anything.
@@ -188,7 +176,7 @@ impl Reports {
             boot_id: self.boot_id,
             since,
             sequence: self.sequence,
-            regions: self.led.values().filter(|(v, _)| newer(v)).map(|(_, report)| report.clone()).collect(),
+            regions: self.led.values().filter(|(v, _)| newer(v)).map(|(_, info)| report_of(info)).collect(),
             dropped: self.dropped.iter().filter(|(_, v)| newer(v)).map(|(id, _)| id.0).collect(),
         })
     }
@@ -205,23 +193,6 @@ impl Reports {
             receiver.acked = receiver.acked.max(sequence.min(self.sequence));
         }
     }
-}
-
-/// What a report says that clients do to its region.
-pub(super) fn rates_of(report: &pb::RegionReport) -> Rates {
-    Rates {
-        reads: report.reads,
-        read_bytes: report.read_bytes,
-        writes: report.writes,
-        write_bytes: report.write_bytes,
-    }
-}
-
-fn set_rates(report: &mut pb::RegionReport, rates: Rates) {
-    report.reads = rates.reads;
-    report.read_bytes = rates.read_bytes;
-    report.writes = rates.writes;
-    report.write_bytes = rates.write_bytes;
 }
 
 #[cfg(test)]
@@ -247,14 +218,14 @@ mod tests {
         assert_eq!(reports.sizes(&[size(80)]), [], "not led here");
         reports.led(&led(1));
         let told = reports.sizes(&[size(80)]);
-        assert_eq!((told[0].approximate_bytes, told[0].approximate_keys), (80, 8));
+        assert_eq!((told[0].bytes, told[0].keys), (80, 8));
         assert_eq!(reports.sizes(&[size(88)]), [], "an eighth more");
         assert!(reports.sizes(&[RegionSize { is_hot: true, ..size(88) }])[0].is_hot);
         assert_eq!(reports.sizes(&[RegionSize { version: 1, ..size(500) }]), [], "of another range");
         let mut wider = led(1);
         Arc::make_mut(&mut wider.region).epoch.version = 1;
-        assert_eq!(reports.led(&wider).approximate_bytes, 0, "not measured yet");
-        assert_eq!(reports.sizes(&[RegionSize { version: 1, ..size(500) }])[0].approximate_bytes, 500);
+        assert_eq!(reports.led(&wider).bytes, 0, "not measured yet");
+        assert_eq!(reports.sizes(&[RegionSize { version: 1, ..size(500) }])[0].bytes, 500);
     }
 
     #[test]
@@ -264,18 +235,18 @@ mod tests {
         assert_eq!(reports.rates(&rates(500)), [], "not led here");
         reports.led(&led(1));
         assert_eq!(reports.rates(&rates(0)), [], "a region without load has nothing to tell");
-        assert_eq!(reports.rates(&rates(500))[0].reads, 500);
+        assert_eq!(reports.rates(&rates(500))[0].rates.reads, 500);
         let told = reports.sequence;
         for reads in [500, 400, 600] {
             assert_eq!(reports.rates(&rates(reads)), []);
         }
         assert_eq!(reports.sequence, told, "nothing is sent");
-        assert_eq!(reports.led(&led(1)).reads, 500, "kept with the range");
-        assert_eq!(reports.rates(&rates(0))[0].reads, 0);
+        assert_eq!(reports.led(&led(1)).rates.reads, 500, "kept with the range");
+        assert_eq!(reports.rates(&rates(0))[0].rates.reads, 0);
         reports.rates(&rates(90));
         let mut wider = led(1);
         Arc::make_mut(&mut wider.region).epoch.version = 1;
-        assert_eq!(reports.led(&wider).reads, 0);
+        assert_eq!(reports.led(&wider).rates.reads, 0);
     }
 
     #[test]

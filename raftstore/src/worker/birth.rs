@@ -81,7 +81,7 @@ impl RaftWorker {
         if let Some(state) = adopted {
             loaded.adopt(state);
         }
-        let (region, applied) = (Arc::new(region), INIT_LOG);
+        let applied = INIT_LOG;
         let new = NewPeer { region, me, applied, loaded, merge: None, restarted: false };
         let mut peer = Peer::new(new, &mut self.env)?;
         if campaign {

@@ -47,13 +47,16 @@ impl RaftWorker {
         if is_held && support.is_none() {
             return;
         }
-        for peer in self.peers.values_mut() {
+        let held = support.map(|support| support.epoch);
+        for id in self.peers.asleep_beside(store) {
+            let Some(peer) = self.peers.get(&id) else { continue };
             peer.hear_of(store, is_held, &mut self.env);
+            if peer.is_concerned(store, held, &self.env) {
+                self.unrest.waking.push_back(id);
+            }
+            // Not all of them whole at the same time.
+            self.peers.pack(id);
         }
-        let (env, held) = (&self.env, support.map(|support| support.epoch));
-        let concerned = self.peers.values().filter(|peer| peer.is_concerned(store, held, env));
-        let concerned: Vec<RegionId> = concerned.map(|peer| peer.id()).collect();
-        self.unrest.waking.extend(concerned);
         self.wake_some();
     }
 
@@ -74,7 +77,7 @@ impl RaftWorker {
                 return;
             };
             self.env.looks.remove(&(at, id));
-            if let Some(peer) = self.peers.get_mut(&id) {
+            if let Some(peer) = self.peers.get(&id) {
                 peer.look(at, &mut self.env);
             }
         }

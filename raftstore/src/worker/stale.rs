@@ -25,7 +25,7 @@ impl RaftWorker {
         let (now, limit) = (self.env.now, self.env.shared.config.stale_peer_ms);
         let mut gone = Vec::new();
         for id in &self.awake {
-            let Some(peer) = self.peers.get_mut(id) else { continue };
+            let Some(peer) = self.peers.get(id) else { continue };
             if peer.leaderless_since.is_none_or(|since| now.ms_since(since) < limit) {
                 continue;
             }
@@ -46,7 +46,7 @@ impl RaftWorker {
     /// may be.
     pub(super) fn on_question(&mut self, id: RegionId, from: PeerInfo, to: PeerInfo, epoch: RegionEpoch) {
         let asker = Region { id, epoch, ..Region::default() };
-        let here = self.peers.get_mut(&id).map(|peer| {
+        let here = self.peers.get(&id).map(|peer| {
             if peer.info().id == to.id {
                 // A leader that sleeps has lost sight of it.
                 rouse(peer, &mut self.env, &mut self.awake, &mut self.recent);
@@ -65,7 +65,7 @@ impl RaftWorker {
             directory.has_left(&asker, from.id).then(|| directory.routes.by_id(id).cloned()).flatten()
         };
         if let Some(info) = later {
-            self.tell_removed(Arc::new(info.region), from, to);
+            self.tell_removed(info.region, from, to);
         }
     }
 

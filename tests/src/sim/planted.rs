@@ -29,7 +29,7 @@ const fn bug(name: &'static str, place: Place) -> Planted {
 }
 
 /// Every bug.
-pub const ALL: [Planted; 29] = [
+pub const ALL: [Planted; 30] = [
     bug("vote-not-persisted", Place::Raftstore(raftstore::Bug::VoteNotPersisted)),
     bug("commit-apart", Place::Raftstore(raftstore::Bug::CommitApart)),
     bug("ack-before-sync", Place::Raftstore(raftstore::Bug::AckBeforeSync)),
@@ -56,6 +56,7 @@ pub const ALL: [Planted; 29] = [
     bug("withdrawn-before-sync", Place::Raftstore(raftstore::Bug::WithdrawnBeforeSync)),
     bug("promise-before-sync", Place::Raftstore(raftstore::Bug::PromiseBeforeSync)),
     bug("sleep-before-tail", Place::Raftstore(raftstore::Bug::SleepBeforeTail)),
+    bug("promise-slept-away", Place::Raftstore(raftstore::Bug::PromiseSleptAway)),
     bug("peer-id-twice", Place::Placement(placement::Bug::IdTwice)),
     bug("older-epoch-in-routes", Place::Router(router::Bug::OlderEpoch)),
     bug("swap-repeated", Place::Router(router::Bug::RepeatedSwap)),

@@ -80,7 +80,7 @@ impl World {
         }
         let told = found.iter().map(|info| {
             let leader = info.leader_peer().filter(|_| is_settled(info)).map(|peer| peer.id);
-            (info.region.clone(), leader)
+            ((*info.region).clone(), leader)
         });
         let told = told.collect();
         drop(directory);

@@ -152,7 +152,11 @@ fn a_voter_without_a_leader_is_not_ended_by_what_does_not_prove_that_it_left() {
             region.epoch.version += 1;
             region.peers.retain(|peer| peer.store != store);
             let store = world.hosts[&store].store().expect("it runs");
-            store.directory().write().routes.report(RegionInfo { region, ..RegionInfo::default() });
+            store
+                .directory()
+                .write()
+                .routes
+                .report(RegionInfo { region: region.into(), ..RegionInfo::default() });
         };
         for conf_ver in [here.epoch.conf_ver - 1, here.epoch.conf_ver] {
             told(&world, conf_ver);

@@ -1,5 +1,7 @@
 //! What becomes of replicas that their stores say are damaged, and of those whose store is lost.
 
+use std::sync::Arc;
+
 use super::*;
 
 #[test]
@@ -61,8 +63,8 @@ fn a_store_that_damages_a_region_again_does_not_get_it_at_once() {
     world.pass(10_000);
     assert_eq!(world.take(&mut info).0, Reason::Repair, "it is tried again");
     // A voter that cannot be replaced stays.
-    info.region.peers.iter_mut().for_each(|peer| peer.role = PeerRole::Voter);
-    info.region.epoch.conf_ver += 1;
+    Arc::make_mut(&mut info.region).peers.iter_mut().for_each(|peer| peer.role = PeerRole::Voter);
+    Arc::make_mut(&mut info.region).epoch.conf_ver += 1;
     world.report(&info);
     assert_eq!(world.check(), []);
     for id in [777, 778] {

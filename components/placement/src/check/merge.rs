@@ -20,7 +20,7 @@ pub(super) fn merge_regions(round: &mut Round<'_>) {
         let Some((target, target_leader)) = best_target(round, source) else { continue };
         match strays(source, target) {
             None => {
-                let step = Step::Merge(Box::new(source.region.clone()));
+                let step = Step::Merge(Box::new((*source.region).clone()));
                 round.ask(target, target_leader, Reason::Merge, step);
             }
             Some((from, to)) => {

@@ -1,5 +1,7 @@
 //! Moves that somebody asked for by hand, and what balance leaves to a merge.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::{MoveOrder, MovePhase, MoveRefusal, OrderWait, order_move};
 
@@ -131,7 +133,7 @@ fn a_first_step_that_the_region_refused_is_asked_for_again() {
     let (_, first) = world.only(&info);
     assert_eq!(first, Step::ChangePeers(vec![change(AddLearner, 5_000, 4)]));
     world.flight.failed(info.region.id, info.region.epoch);
-    info.region.epoch.version += 1;
+    Arc::make_mut(&mut info.region).epoch.version += 1;
     world.report(&info);
     let (_, second) = world.only(&info);
     assert_eq!(second, Step::ChangePeers(vec![change(AddLearner, 5_001, 4)]));
@@ -180,8 +182,8 @@ fn an_order_for_a_region_that_is_merged_away_fails() {
     assert_eq!(world.order(100, 2, 4), WAITING);
     world.take(&mut info);
     let mut taker = region(99, &[1, 2, 3]);
-    taker.region.range.end = info.region.range.end.clone();
-    taker.region.epoch.version = info.region.epoch.version + 1;
+    Arc::make_mut(&mut taker.region).range.end = info.region.range.end.clone();
+    Arc::make_mut(&mut taker.region).epoch.version = info.region.epoch.version + 1;
     world.report(&taker);
     assert_eq!(world.check(), []);
     assert_eq!(world.order(100, 2, 4), Err(MoveRefusal::RegionGone(RegionId(100))));

@@ -148,7 +148,7 @@ impl<'a> Round<'a> {
 
     /// Whether live voters are a quorum before, during and after a change.
     pub(super) fn keeps_quorum(&self, info: &RegionInfo, changes: &[PeerChange]) -> bool {
-        let during = Region { peers: after_change(&info.region, changes), ..info.region.clone() };
+        let during = Region { peers: after_change(&info.region, changes), ..(*info.region).clone() };
         self.spare_voters(info) >= 0
             && self.spare_voters_of(info, &during.peers) >= 0
             && self.spare_voters_of(info, &after_leave(&during)) >= 0

@@ -1,5 +1,7 @@
 //! What one pass decides, scenario by scenario.
 
+use std::sync::Arc;
+
 use flotilla_region::{KeyRange, Peer, PeerId, PeerRole, Region, RegionEpoch, Term};
 
 use super::*;
@@ -90,17 +92,17 @@ impl World {
                 info.region.peers.clone()
             }
             Step::ChangePeers(changes) => {
-                info.region.epoch.conf_ver += changes.len() as u64;
+                Arc::make_mut(&mut info.region).epoch.conf_ver += changes.len() as u64;
                 after_change(&info.region, changes)
             }
             Step::LeaveJoint => {
-                info.region.epoch.conf_ver += 1;
+                Arc::make_mut(&mut info.region).epoch.conf_ver += 1;
                 after_leave(&info.region)
             }
             Step::Merge(source) => {
                 let version = info.region.epoch.version.max(source.epoch.version) + 1;
-                info.region.epoch.version = version;
-                let (range, other) = (&mut info.region.range, &source.range);
+                Arc::make_mut(&mut info.region).epoch.version = version;
+                let (range, other) = (&mut Arc::make_mut(&mut info.region).range, &source.range);
                 if range.start == other.end {
                     range.start = other.start.clone();
                 } else {
@@ -109,7 +111,7 @@ impl World {
                 info.region.peers.clone()
             }
         };
-        info.region.peers = peers;
+        Arc::make_mut(&mut info.region).peers = peers;
         self.report(info);
         (reason, step)
     }
@@ -129,7 +131,7 @@ fn region(id: u64, stores: &[u64]) -> RegionInfo {
         epoch: RegionEpoch::INITIAL,
         peers,
     };
-    RegionInfo { region, leader, term: Term(6), ready: true, ..RegionInfo::default() }
+    RegionInfo { region: region.into(), leader, term: Term(6), ready: true, ..RegionInfo::default() }
 }
 
 fn change(kind: PeerChangeKind, id: u64, store: u64) -> PeerChange {
@@ -298,7 +300,11 @@ fn a_second_voter_is_not_promoted_while_the_first_one_is_silent() {
     // One of two voters is silent: nothing commits, so nothing may be asked for.
     let mut world = World::new(3);
     let mut info = region(100, &[1, 2]);
-    info.region.peers.push(Peer { id: PeerId(9), store: StoreId(3), role: PeerRole::Learner });
+    Arc::make_mut(&mut info.region).peers.push(Peer {
+        id: PeerId(9),
+        store: StoreId(3),
+        role: PeerRole::Learner,
+    });
     world.report(&info);
     world.pass_without(20_000, &[2]);
     assert_eq!(world.check(), []);
@@ -311,7 +317,11 @@ fn a_swap_that_would_leave_fewer_live_voters_than_a_quorum_is_refused() {
     world.config.replicas = 5;
     world.config.meta_replicas = 5;
     let mut info = region(100, &[1, 2, 3, 4, 5]);
-    info.region.peers.push(Peer { id: PeerId(9), store: StoreId(6), role: PeerRole::Learner });
+    Arc::make_mut(&mut info.region).peers.push(Peer {
+        id: PeerId(9),
+        store: StoreId(6),
+        role: PeerRole::Learner,
+    });
     world.report(&info);
     world.pass_without(29 * 60 * 1000, &[3]);
     world.pass_without(60_000, &[3, 4, 5]);
@@ -339,8 +349,8 @@ fn a_drained_store_may_be_removed_only_when_everything_is_known_and_nothing_is_l
     let mut world = World::new(4);
     let whole = |id: u64, space, stores: &[u64]| {
         let mut info = region(id, stores);
-        info.region.space = space;
-        info.region.range = KeyRange::ALL;
+        Arc::make_mut(&mut info.region).space = space;
+        Arc::make_mut(&mut info.region).range = KeyRange::ALL;
         info
     };
     world.report(&whole(100, Space::User, &[1, 2, 3]));
@@ -412,8 +422,12 @@ fn a_learner_on_a_store_that_fell_silent_is_removed_at_once() {
 fn a_joint_state_is_left_before_anything_else_and_a_demoted_leader_steps_aside_first() {
     let mut world = World::new(4);
     let mut info = region(100, &[1, 2, 3]);
-    info.region.peers[0].role = PeerRole::DemotingVoter;
-    info.region.peers.push(Peer { id: PeerId(9), store: StoreId(4), role: PeerRole::IncomingVoter });
+    Arc::make_mut(&mut info.region).peers[0].role = PeerRole::DemotingVoter;
+    Arc::make_mut(&mut info.region).peers.push(Peer {
+        id: PeerId(9),
+        store: StoreId(4),
+        role: PeerRole::IncomingVoter,
+    });
     world.report(&info);
     assert_eq!(world.take(&mut info).0, Reason::EvictLeader);
     assert_eq!(world.take(&mut info), (Reason::LeaveJoint, Step::LeaveJoint));
@@ -448,7 +462,7 @@ fn the_meta_region_is_first_knows_no_limits_and_has_ids_of_its_own() {
     world.ids = IdPool::new();
     world.ids.add(1, crate::IDS_KEPT_FOR_META);
     let mut meta = region(1, &[1, 2]);
-    meta.region.space = Space::Meta;
+    Arc::make_mut(&mut meta.region).space = Space::Meta;
     world.report(&region(100, &[1, 2]));
     world.report(&meta);
     assert_eq!(world.take(&mut meta).0, Reason::Repair);
@@ -462,7 +476,7 @@ fn the_meta_region_gets_five_replicas_when_asked_for_and_five_stores_are_up() {
     let mut world = World::new(4);
     world.config.meta_replicas = 5;
     let mut meta = region(1, &[1, 2, 3]);
-    meta.region.space = Space::Meta;
+    Arc::make_mut(&mut meta.region).space = Space::Meta;
     world.report(&meta);
     assert_eq!(world.check(), []);
     world.join(5);
@@ -673,7 +687,7 @@ fn small_neighbours_merge_once_they_have_had_their_ranges_for_long() {
     let mut world = World::new(3);
     let mut infos = small_neighbours(&mut world, &[&[1, 2, 3], &[2, 1, 3]]);
     let (reason, step) = world.take(&mut infos[1]);
-    assert_eq!((reason, step), (Reason::Merge, Step::Merge(Box::new(infos[0].region.clone()))));
+    assert_eq!((reason, step), (Reason::Merge, Step::Merge(Box::new((*infos[0].region).clone()))));
     assert_eq!(infos[1].region.range.start, infos[0].region.range.start);
     assert_eq!(merges(&world.check()), [], "one region is left");
 }
@@ -727,9 +741,10 @@ fn only_small_calm_measured_neighbours_of_the_user_space_merge() {
     let mut infos = small_neighbours(&mut world, &[&[1, 2, 3], &[1, 2, 3]]);
     let mut child = RegionInfo { bytes: 1 << 20, ..region(200, &[1, 2, 3]) };
     let (cut, version) = (bytes::Bytes::from([infos[0].region.range.start.as_ref(), b"cut"].concat()), 2);
-    (child.region.range.end, infos[0].region.range.end) = (infos[0].region.range.end.clone(), cut.clone());
-    child.region.range.start = cut;
-    (child.region.epoch.version, infos[0].region.epoch.version) = (version, version);
+    let (left, right) = (Arc::make_mut(&mut infos[0].region), Arc::make_mut(&mut child.region));
+    right.range.end = std::mem::replace(&mut left.range.end, cut.clone());
+    right.range.start = cut;
+    (right.epoch.version, left.epoch.version) = (version, version);
     [&infos[0], &child].into_iter().for_each(|info| world.report(info));
     assert_eq!(merges(&world.check()), [], "one was just split");
     world.pass(world.config.merge_wait_ms);
@@ -778,12 +793,12 @@ fn a_small_region_moves_onto_the_stores_of_its_neighbour_first() {
                 info.term = Term(info.term.get() + 1);
             }
             Step::ChangePeers(changes) => {
-                info.region.epoch.conf_ver += changes.len() as u64;
-                info.region.peers = after_change(&info.region, changes);
+                Arc::make_mut(&mut info.region).epoch.conf_ver += changes.len() as u64;
+                Arc::make_mut(&mut info.region).peers = after_change(&info.region, changes);
             }
             _ => {
-                info.region.epoch.conf_ver += 1;
-                info.region.peers = after_leave(&info.region);
+                Arc::make_mut(&mut info.region).epoch.conf_ver += 1;
+                Arc::make_mut(&mut info.region).peers = after_leave(&info.region);
             }
         }
         let info = info.clone();

@@ -6,7 +6,7 @@ use crate::{
     error::ConfigError,
     raft::{Leadership, Raft, Timers},
     storage::Storage,
-    tracker::ProgressMap,
+    tracker::{Progress, ProgressMap},
     types::{Index, PeerId, Role, Term},
 };
 
@@ -51,6 +51,11 @@ impl Packed {
     /// Last index of the log; all of it is committed and applied.
     pub fn last_index(&self) -> Index {
         self.last
+    }
+
+    /// What a leader knows about all members, ascending; nothing of a follower.
+    pub fn progress_iter(&self) -> impl Iterator<Item = (PeerId, &Progress)> {
+        self.led.iter().flat_map(|led| led.progress.iter())
     }
 
     /// Whether the node leads.

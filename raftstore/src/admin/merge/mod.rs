@@ -130,6 +130,16 @@ impl Merge {
             && self.retire_for.is_none()
     }
 
+    /// Whether nothing is remembered here that counts once `applied` is applied.
+    pub(crate) fn is_blank(&self, applied: Index) -> bool {
+        let is_decided = |index: Option<Index>| index.is_none_or(|index| index <= applied);
+        self.is_calm()
+            && is_decided(self.proposed)
+            && is_decided(self.preparing)
+            && !self.is_source_retired
+            && self.installing.is_none()
+    }
+
     /// The `CommitMerge` that is held before it is applied.
     fn held_merge(&self) -> Option<CommitMerge> {
         commit_of(self.held.front()?.entries.first()?)

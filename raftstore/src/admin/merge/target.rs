@@ -1,5 +1,7 @@
 //! The target's part: expect, ask, commit or roll back, and hold apply until the source on this store is retired.
 
+use std::sync::Arc;
+
 use std::collections::BTreeSet;
 
 use flotilla_raft::{Message, ProgressState};
@@ -241,12 +243,12 @@ impl Peer {
     /// The source is part of this region now.
     pub(crate) fn on_merged(&mut self, region: Region, source: &Region, env: &mut Env) {
         self.lease.revoke(&env.shared.delegates, self.id());
+        self.region = Arc::new(region);
         {
             let mut ranges = env.shared.ranges.lock();
             ranges.release(source.id);
-            ranges.take(region.id, region.space, &region.range);
+            ranges.take(&self.region);
         }
-        self.region = std::sync::Arc::new(region);
         self.load.reshape();
         self.merge.state = None;
         self.siblings.clear();
