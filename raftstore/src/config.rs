@@ -40,7 +40,7 @@ pub struct StoreConfig {
     pub leader_wait_ms: u64,
     /// Bytes of log entries that the store keeps in memory for followers that lack them.
     pub entry_cache_bytes: u64,
-    /// Messages a raft worker takes per turn.
+    /// Messages that a raft worker takes, and peers that it ticks, per turn.
     pub turn_messages_max: usize,
     /// Bytes that the log writer puts into one batch.
     pub log_batch_bytes_max: usize,

@@ -68,6 +68,8 @@ pub(crate) struct RaftWorker {
     dead: BTreeSet<(RegionId, PeerId)>,
     next_tick: Time,
     ticks: u64,
+    /// The tick that is under way goes on with this region.
+    ticking: Option<RegionId>,
 }
 
 impl RaftWorker {
@@ -87,6 +89,7 @@ impl RaftWorker {
             dead: BTreeSet::new(),
             next_tick: Time::default(),
             ticks: 0,
+            ticking: None,
         }
     }
 
@@ -499,7 +502,7 @@ impl RaftWorker {
 
     fn on_unreachable(&mut self, store: StoreId) {
         // What sleeps has sent nothing that could be lost.
-        for (_, peer) in self.peers.whole_mut().filter(|(_, p)| p.is_leader()) {
+        for (_, peer) in self.peers.whole_from(RegionId::ZERO).filter(|(_, p)| p.is_leader()) {
             let there = peer.region.peer_on(store).map(|p| p.id);
             if let Some(id) = there {
                 peer.node.report_unreachable(id);
@@ -525,17 +528,23 @@ impl RaftWorker {
 
     // ---- time ----
 
-    fn tick(&mut self) {
+    fn begin_tick(&mut self) {
         self.ticks += 1;
+        self.ticking = Some(RegionId::ZERO);
         self.wake_some();
         self.look_at_some();
-        let is_slow = self.ticks.is_multiple_of(SLOW_TICKS);
-        if is_slow {
+        if self.is_slow_tick() {
             self.ask_about_stale_peers();
             self.pump_farewells();
             self.peers.retry_stubborn();
         }
-        self.tick_awake(is_slow);
+    }
+
+    fn is_slow_tick(&self) -> bool {
+        self.ticks.is_multiple_of(SLOW_TICKS)
+    }
+
+    fn end_tick(&mut self) {
         self.pump_releases();
         self.finish_handovers();
         self.early_votes.expire(self.env.now);
@@ -544,26 +553,37 @@ impl RaftWorker {
         }
     }
 
-    fn tick_awake(&mut self, is_slow: bool) {
+    /// Ticks the next peers that are awake. A hundred thousand take a while, and what other stores and this one's liveness
+    /// wait for comes in between: else a store that is busy with ticks would count as dead, and waking all that it leads
+    /// would keep all others as busy.
+    fn tick_some(&mut self) {
+        let Some(from) = self.ticking else { return };
+        let (most, is_slow) = (self.env.shared.config.turn_messages_max, self.is_slow_tick());
         let Self { peers, awake, env, touched, .. } = self;
-        let mut asleep = Vec::new();
+        let (mut count, mut last, mut asleep) = (0, from, Vec::new());
         if awake.len() == peers.len() {
             // Nobody sleeps: a walk is cheaper than as many look-ups.
-            for (id, peer) in peers.whole_mut() {
+            for (id, peer) in peers.whole_from(from).take(most) {
+                (count, last) = (count + 1, *id);
                 if !tick_peer(peer, is_slow, env, touched) {
                     asleep.push(*id);
                 }
             }
         } else {
-            for id in awake.iter() {
+            for id in awake.range(from..).take(most) {
+                (count, last) = (count + 1, *id);
                 if peers.get(id).is_none_or(|peer| !tick_peer(peer, is_slow, env, touched)) {
                     asleep.push(*id);
                 }
             }
         }
+        self.ticking = (count == most).then(|| RegionId(last.0 + 1));
         for id in asleep {
-            awake.remove(&id);
-            peers.fell_asleep(id);
+            self.awake.remove(&id);
+            self.peers.fell_asleep(id);
+        }
+        if self.ticking.is_none() {
+            self.end_tick();
         }
     }
 
@@ -697,17 +717,18 @@ impl Turn for RaftWorker {
             let Some(message) = self.mailbox.pop() else { break };
             self.handle(message);
         }
-        if now >= self.next_tick {
+        if now >= self.next_tick && self.ticking.is_none() {
             // A late tick is one tick, not a burst: slow timers are safe, fast ones are not.
             self.next_tick = now.plus_ms(self.env.shared.config.tick_ms);
-            self.tick();
+            self.begin_tick();
         }
+        self.tick_some();
         self.drive_touched();
         self.shed_entries();
         self.env.outbox.flush(now);
         self.env.hand_over();
         self.peers.pack_loose();
-        !self.mailbox.is_empty()
+        !self.mailbox.is_empty() || self.ticking.is_some()
     }
 
     fn has_messages(&self) -> bool {

@@ -203,7 +203,6 @@ pub(super) fn report_of(info: &RegionInfo) -> pb::RegionReport {
         read_bytes: info.rates.read_bytes,
         writes: info.rates.writes,
         write_bytes: info.rates.write_bytes,
-        ..Default::default()
     }
 }
 

@@ -81,9 +81,9 @@ impl Peers {
         self.places.values().filter_map(|place| place.whole.as_deref())
     }
 
-    /// The same, with their ids, to be changed.
-    pub(super) fn whole_mut(&mut self) -> impl Iterator<Item = (&RegionId, &mut Peer)> {
-        self.places.iter_mut().filter_map(|(id, place)| Some((id, place.whole.as_deref_mut()?)))
+    /// The same, with their ids, from a region on, to be changed.
+    pub(super) fn whole_from(&mut self, from: RegionId) -> impl Iterator<Item = (&RegionId, &mut Peer)> {
+        self.places.range_mut(from..).filter_map(|(id, place)| Some((id, place.whole.as_deref_mut()?)))
     }
 
     /// Regions that are led here.
