@@ -199,14 +199,28 @@ pub(crate) enum RaftMsg {
     Supporting { store: StoreId, epoch: u64, is_held: bool },
     /// Another store does, or does no more, support this one.
     Support { store: StoreId, is_held: bool },
-    /// Show that the worker lives.
-    Prove(u64),
+    /// Have a turn: at its end the worker shows that it lives (`Shared::prove`).
+    Prove,
     /// Ask all led regions to be split if they are larger than this; tells what is there.
     Inspect(Box<dyn FnOnce(Vec<PeerStatus>) + Send>),
     /// Like `Inspect`, of the peers to which anything happened since this was last asked.
     InspectRecent(Box<dyn FnOnce(Vec<PeerStatus>) + Send>),
     /// Stop leading as far as possible: the store is shutting down.
     ShedLeaders,
+}
+
+impl RaftMsg {
+    /// How many peers' work it is, about: so much of a turn's bite.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Self::Network(list) => list.len(),
+            Self::Heartbeats(_, list) => list.len(),
+            Self::Persisted(list) => list.len(),
+            Self::Applied(list) => list.len(),
+            Self::Durable { positions, .. } => positions.len(),
+            _ => 1,
+        }
+    }
 }
 
 /// A task of a peer is durable.
@@ -338,8 +352,6 @@ pub(crate) enum ApplyMsg {
         /// The peer has no data, unless a split brings it some at this moment.
         early: bool,
     },
-    /// Show that the worker lives.
-    Prove(u64),
     /// Take nothing more for the region; it is to become part of another one.
     Retire { region: RegionId, incarnation: Incarnation },
     /// The region became part of another one.

@@ -84,6 +84,8 @@ pub(crate) struct Shared {
     pub births: Mutex<()>,
     /// Regions that are out of service here, as reports tell.
     pub quarantine: Mutex<BTreeMap<RegionId, Vec<Quarantined>>>,
+    /// The last round in which the liveness worker asked the others whether they live.
+    pub proof_round: AtomicU64,
     pub counters: Counters,
     fatal: FatalHook,
     failed: AtomicBool,
@@ -120,6 +122,7 @@ impl Shared {
             dirty: Mutex::default(),
             births: Mutex::default(),
             quarantine: Mutex::default(),
+            proof_round: AtomicU64::new(0),
             counters: Counters::default(),
             fatal,
             failed: AtomicBool::new(false),
@@ -137,6 +140,15 @@ impl Shared {
     /// Whether the store has stopped.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::SeqCst)
+    }
+
+    /// A worker comes to the end of a turn: it lives, however much waits for it. `answered` is the last round in which it
+    /// said so.
+    pub(crate) fn prove(&self, answered: &mut u64) {
+        let round = self.proof_round.load(Ordering::Acquire);
+        if std::mem::replace(answered, round) != round {
+            self.links.liveness.send(LivenessMsg::Proof(round));
+        }
     }
 
     /// The state machine of a key space.

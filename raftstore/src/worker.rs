@@ -15,7 +15,6 @@ use flotilla_region::{
 use crate::admin::merge::MergeState;
 use crate::admin::transfer::Handover;
 use crate::error::{Damage, RequestError, StoreError};
-use crate::liveness::LivenessMsg;
 use crate::mailbox::{Mailbox, Turn};
 use crate::msg::{Applied, ApplyMsg, Incarnation, LogTask, RaftMsg, ReceivedSnapshot};
 use crate::outbox::raft_message;
@@ -70,6 +69,8 @@ pub(crate) struct RaftWorker {
     ticks: u64,
     /// The tick that is under way goes on with this region.
     ticking: Option<RegionId>,
+    /// Last round of proofs in which the worker showed that it lives.
+    proven: u64,
 }
 
 impl RaftWorker {
@@ -90,6 +91,7 @@ impl RaftWorker {
             next_tick: Time::default(),
             ticks: 0,
             ticking: None,
+            proven: 0,
         }
     }
 
@@ -206,7 +208,6 @@ impl RaftWorker {
             RaftMsg::Unreachable(store) => self.on_unreachable(store),
             RaftMsg::Supporting { store, epoch, is_held } => self.on_supporting(store, epoch, is_held),
             RaftMsg::Support { store, is_held } => self.on_support(store, is_held),
-            RaftMsg::Prove(round) => self.env.shared.links.liveness.send(LivenessMsg::Proof(round)),
             RaftMsg::Check { region, done } => match self.touch(region) {
                 Some((peer, env)) => peer.begin_check(done, env),
                 None => done.into_iter().for_each(|done| done(Err(RequestError::RegionNotFound(region)))),
@@ -713,8 +714,10 @@ impl Turn for RaftWorker {
             return false;
         }
         self.env.now = now;
-        for _ in 0..self.env.shared.config.turn_messages_max {
+        let mut left = self.env.shared.config.turn_messages_max;
+        while left > 0 {
             let Some(message) = self.mailbox.pop() else { break };
+            left = left.saturating_sub(message.weight().max(1));
             self.handle(message);
         }
         if now >= self.next_tick && self.ticking.is_none() {
@@ -728,6 +731,7 @@ impl Turn for RaftWorker {
         self.env.outbox.flush(now);
         self.env.hand_over();
         self.peers.pack_loose();
+        self.env.shared.prove(&mut self.proven);
         !self.mailbox.is_empty() || self.ticking.is_some()
     }
 

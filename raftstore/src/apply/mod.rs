@@ -22,7 +22,6 @@ use crate::admin::check::DigestTask;
 use crate::background::BackgroundMsg;
 use crate::error::{RequestError, StoreError, readable};
 use crate::history::{self, RegionEvent};
-use crate::liveness::LivenessMsg;
 use crate::machine::Overlay;
 use crate::mailbox::{Mailbox, Turn};
 use crate::msg::{
@@ -47,6 +46,8 @@ pub(crate) struct ApplyWorker {
     /// Where the applied positions of large rounds go.
     ring: Ring,
     round: Round,
+    /// Last round of proofs in which the worker showed that it lives.
+    proven: u64,
 }
 
 /// What becomes true when the batch is written.
@@ -91,6 +92,7 @@ impl ApplyWorker {
             appliers: BTreeMap::new(),
             ring,
             round: Round::default(),
+            proven: 0,
         }
     }
 
@@ -341,10 +343,6 @@ impl ApplyWorker {
             ApplyMsg::Destroy { descriptor, peer, incarnation, merged, early: false } => {
                 self.on_destroy(&descriptor, peer, incarnation, merged)
             }
-            ApplyMsg::Prove(round) => {
-                self.shared.links.liveness.send(LivenessMsg::Proof(round));
-                Ok(())
-            }
             ApplyMsg::Retire { region, incarnation } => {
                 if let Some(applier) = self.appliers.get_mut(&region) {
                     // The target's worker deletes it with the region's other records, and nothing may bring it back.
@@ -431,6 +429,7 @@ impl Turn for ApplyWorker {
             self.shared.fail(&error);
             return false;
         }
+        self.shared.prove(&mut self.proven);
         self.has_messages()
     }
 

@@ -19,6 +19,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,7 +29,7 @@ use parking_lot::RwLock;
 
 use crate::error::StoreError;
 use crate::mailbox::{Mailbox, Turn};
-use crate::msg::{ApplyMsg, LogFacts, LogMsg, RaftMsg};
+use crate::msg::{LogFacts, LogMsg, RaftMsg};
 use crate::placement::Directory;
 use crate::shared::{Counters, Shared};
 use crate::time::Time;
@@ -232,8 +233,9 @@ impl Liveness {
         let links = &self.shared.links;
         self.round += 1;
         self.missing = links.raft.len() + links.apply.len() + 1;
-        links.raft.iter().for_each(|worker| worker.send(RaftMsg::Prove(self.round)));
-        links.apply.iter().for_each(|worker| worker.send(vec![ApplyMsg::Prove(self.round)]));
+        self.shared.proof_round.store(self.round, Ordering::Release);
+        links.raft.iter().for_each(|worker| worker.send(RaftMsg::Prove));
+        links.apply.iter().for_each(|worker| worker.send(Vec::new()));
         let put = (keys::LOG_PROOF.to_vec(), self.round.to_be_bytes().to_vec());
         self.write(put, Written::Proof(self.round));
     }
