@@ -27,6 +27,9 @@ pub struct StoreConfig {
     pub inflight_messages_max: usize,
     /// Bytes in flight to one follower.
     pub inflight_bytes_max: u64,
+    /// Bytes in flight to one store, of all regions led here together, beyond which regions send to it in turn; each raft
+    /// worker has its share. 0 = no limit.
+    pub store_inflight_bytes_max: u64,
     /// Uncommitted bytes of one region, beyond which proposals wait or are refused.
     pub uncommitted_bytes_max: u64,
     /// Bytes of committed entries handed to apply at a time, per region.
@@ -149,6 +152,7 @@ impl Default for StoreConfig {
             append_bytes_max: 1 << 20,
             inflight_messages_max: 256,
             inflight_bytes_max: 32 << 20,
+            store_inflight_bytes_max: 24 << 20,
             uncommitted_bytes_max: 64 << 20,
             committed_bytes_max: 16 << 20,
             apply_ahead_entries: 0,

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use flotilla_engine::Engine;
 use flotilla_placement::IdPool;
-use flotilla_region::{KeyRange, PeerId, Region, RegionId, Space};
+use flotilla_raft::Meter;
+use flotilla_region::{KeyRange, PeerId, Region, RegionId, Space, StoreId};
 use parking_lot::{Mutex, RwLock};
 
 use crate::background::BackgroundMsg;
@@ -78,6 +79,8 @@ pub(crate) struct Shared {
     pub pending_bytes: Arc<AtomicU64>,
     /// Bytes of log entries in memory.
     pub cached_bytes: Arc<AtomicU64>,
+    /// What counts the entries under way to each store, one for each raft worker.
+    pub meters: Mutex<Vec<(StoreId, Arc<Meter>)>>,
     /// Applied positions that changed since the last checkpoint, published after the write returned.
     pub dirty: Mutex<BTreeMap<(RegionId, PeerId), LogId>>,
     /// Held while a split is written, and while a peer without data is removed: it may be a child of that split.
@@ -119,6 +122,7 @@ impl Shared {
             ids: Mutex::default(),
             pending_bytes: Arc::default(),
             cached_bytes: Arc::default(),
+            meters: Mutex::default(),
             dirty: Mutex::default(),
             births: Mutex::default(),
             quarantine: Mutex::default(),
@@ -215,6 +219,8 @@ pub struct Counters {
     pub wakes: AtomicU64,
     /// Regions that were led elsewhere and read what their followers lack, to lead next.
     pub warm_transfers: AtomicU64,
+    /// Times that entries had to wait because too many bytes were under way to their store (`store_inflight_bytes_max`).
+    pub appends_held_back: AtomicU64,
 }
 
 impl Counters {
@@ -253,6 +259,7 @@ impl Counters {
             ("sleeps", get(&self.sleeps)),
             ("wakes", get(&self.wakes)),
             ("warm_transfers", get(&self.warm_transfers)),
+            ("appends_held_back", get(&self.appends_held_back)),
         ]
     }
 }

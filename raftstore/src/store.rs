@@ -1,5 +1,6 @@
 //! The store as its embedder sees it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -73,6 +74,8 @@ pub struct Held {
     pub reserved_ranges: usize,
     /// Bytes of log entries in memory beyond what is allowed.
     pub cached_beyond: u64,
+    /// Bytes of entries that leaders here sent and nobody acknowledged.
+    pub inflight_bytes: u64,
 }
 
 /// The state machines of an open store. The wiring gives each a thread that loops around `turn`; a simulator takes
@@ -194,7 +197,17 @@ impl Store {
             request_bytes: self.request_bytes(),
             reserved_ranges: self.shared.ranges.lock().reserved(),
             cached_beyond: self.cached_bytes().saturating_sub(self.shared.config.entry_cache_bytes),
+            inflight_bytes: self.inflight_bytes().values().sum(),
         }
+    }
+
+    /// Bytes of entries under way to each store that leaders here have sent some to; nothing without a limit.
+    pub fn inflight_bytes(&self) -> BTreeMap<StoreId, u64> {
+        let mut bytes = BTreeMap::new();
+        for (store, meter) in self.shared.meters.lock().iter() {
+            *bytes.entry(*store).or_default() += meter.bytes();
+        }
+        bytes
     }
 
     /// Bytes of log entries in memory.

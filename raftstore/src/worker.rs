@@ -28,6 +28,7 @@ use crate::wire::{self, HeartbeatCell};
 
 mod birth;
 mod env;
+mod flow;
 mod peers;
 mod rest;
 mod stale;
@@ -726,23 +727,26 @@ impl Turn for RaftWorker {
             self.begin_tick();
         }
         self.tick_some();
+        self.resume_in_turn();
         self.drive_touched();
         self.shed_entries();
         self.env.outbox.flush(now);
         self.env.hand_over();
         self.peers.pack_loose();
         self.env.shared.prove(&mut self.proven);
-        !self.mailbox.is_empty() || self.ticking.is_some()
+        !self.mailbox.is_empty() || self.ticking.is_some() || self.env.flow.has_turns()
     }
 
     fn has_messages(&self) -> bool {
         !self.mailbox.is_empty()
     }
 
-    /// Peers that somebody waits for, removed ones whose log is not gone, and votes for ones that are not born.
+    /// Peers that somebody waits for or that wait for room to send, removed ones whose log is not gone, and votes for ones
+    /// that are not born.
     fn held(&self) -> usize {
         let is_asked = |peer: &Peer| !peer.writes.is_idle() || !peer.reads.is_idle();
-        self.peers.whole().filter(|peer| is_asked(peer)).count() + self.dead.len() + self.early_votes.len()
+        let asked = self.peers.whole().filter(|peer| is_asked(peer)).count();
+        asked + self.env.flow.waiting() + self.dead.len() + self.early_votes.len()
     }
 
     fn deadline(&self) -> Time {

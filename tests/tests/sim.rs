@@ -2,6 +2,8 @@
 
 #[path = "sim/damage.rs"]
 mod damage;
+#[path = "sim/flow.rs"]
+mod flow;
 #[path = "sim/play.rs"]
 mod play;
 #[path = "sim/rest.rs"]

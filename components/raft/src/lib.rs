@@ -3,7 +3,7 @@
 //! The crate does no I/O, starts no thread, reads no clock and draws no randomness but from [`Config::seed`]. It
 //! decides; its owner stores, sends and applies. Its message behaviour is that of etcd-io/raft, held against that
 //! project's published test data; what tikv/raft-rs adds (priorities, commit groups, batching, requested snapshots,
-//! deferred log reads) is off by default.
+//! deferred log reads), and what this crate does (such as a [`Meter`] over many groups), is off by default.
 //!
 //! # The loop
 //!
@@ -173,7 +173,7 @@ pub use reads::ReadState;
 pub use ready::Ready;
 pub use status::Status;
 pub use storage::{FetchContext, Storage, StorageError, StorageResult};
-pub use tracker::{Configuration, Inflights, Progress, ProgressMap, ProgressState, Tracker};
+pub use tracker::{Configuration, Inflights, Meter, Progress, ProgressMap, ProgressState, Tracker};
 pub use types::{
     ConfState, Entry, EntryKind, HardState, Index, PeerId, Role, Snapshot, SnapshotMeta, SoftState, Term,
 };

@@ -75,4 +75,6 @@ pub(crate) struct Outbox {
     pub after_append: Queue,
     /// Whether some peer has an append due (`batch_append`).
     pub appends_due: bool,
+    /// Whether entries were held back by a meter since the owner asked.
+    pub has_held_back: bool,
 }

@@ -1,9 +1,11 @@
 //! The active configuration, and what a leader knows about its members.
 
 mod inflights;
+mod meter;
 mod progress;
 
 pub use inflights::Inflights;
+pub use meter::Meter;
 pub use progress::{Progress, ProgressState};
 
 use crate::{

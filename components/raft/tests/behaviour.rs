@@ -12,6 +12,8 @@ mod extensions;
 mod harness;
 #[path = "behaviour/membership.rs"]
 mod membership;
+#[path = "behaviour/metering.rs"]
+mod metering;
 #[cfg(feature = "planted")]
 #[path = "behaviour/planted.rs"]
 mod planted;

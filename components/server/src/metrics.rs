@@ -122,6 +122,10 @@ impl Metrics {
             for (name, value) in held {
                 page.push_str(&format!("# TYPE flotilla_{name} gauge\nflotilla_{name} {value}\n"));
             }
+            page.push_str("# TYPE flotilla_inflight_bytes gauge\n");
+            for (to, bytes) in store.inflight_bytes() {
+                page.push_str(&format!("flotilla_inflight_bytes{{store=\"{to}\"}} {bytes}\n"));
+            }
             for (name, value) in store.engine().metrics() {
                 page.push_str(&format!(
                     "# TYPE flotilla_engine_{name} gauge\nflotilla_engine_{name} {value}\n"

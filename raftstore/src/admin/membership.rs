@@ -138,6 +138,7 @@ impl Peer {
                 self.release_removed(gone.id, env);
                 self.stop_snapshots(Some(gone.id), env);
             }
+            self.join_flow(env);
             self.publish_lease(true, env);
         }
     }

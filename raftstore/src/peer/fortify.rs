@@ -223,6 +223,7 @@ impl Peer {
     /// This peer leads no more, or will be gone: whoever was asked must be released. The lease has ended before.
     pub(crate) fn end_leading(&mut self, env: &mut Env) {
         self.stop_snapshots(None, env);
+        self.leave_flow();
         let Some(leading) = self.leading.take() else { return };
         for Follower { peer: to, epoch, .. } in leading.followers {
             let (region, from, term) = (self.region.clone(), self.me, leading.term);

@@ -2,9 +2,10 @@
 //!
 //! The consensus core ([`RawNode`]) decides; this module carries out: it hands entries to the log writer and the apply
 //! worker, keeps the callers that wait, the lease, and the log's prefix. Each concern is a file of its own: `ready`
-//! (stepping and carrying out), `write`, `read`, `lease`, `gc`.
+//! (stepping and carrying out), `write`, `read`, `flow`, `lease`, `gc`.
 
 pub(crate) mod entry_cache;
+mod flow;
 pub(crate) mod fortify;
 mod gc;
 mod lease;

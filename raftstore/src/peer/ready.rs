@@ -72,6 +72,7 @@ impl Peer {
             }
             self.handle_ready(env);
         }
+        self.wait_for_room(env);
         self.report(env);
     }
 
@@ -124,6 +125,7 @@ impl Peer {
             self.end_leading(env);
         } else {
             Counters::add(&env.shared.counters.elections_won, 1);
+            self.join_flow(env);
             self.outgrow_promise(env);
         }
         if soft.role == Role::Leader || !soft.lead.is_zero() {

@@ -76,6 +76,7 @@ impl Peer {
         }
         let region = &self.region;
         self.senders.retain(|id, _| region.peer(*id).is_none());
+        self.give_up_unanswered();
         self.node.release_buffers();
         self.merge.shrink();
         self.writes.shrink(now);

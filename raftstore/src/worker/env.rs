@@ -12,6 +12,7 @@ use crate::peer::fortify::Release;
 use crate::shared::{Shared, worker_of};
 use crate::time::Time;
 use crate::wire::pb;
+use crate::worker::flow::Flow;
 
 /// What a worker lends to its peers.
 pub(crate) struct Env {
@@ -33,6 +34,8 @@ pub(crate) struct Env {
     pub handovers: BTreeMap<RegionId, Handover>,
     /// Regions with entries in memory, in the order in which they give them up.
     pub cached: VecDeque<RegionId>,
+    /// What is under way to each store, and who waits for room.
+    pub flow: Flow,
     /// Followers to be released, for the worker.
     pub releases: Vec<Release>,
     /// Peers that were removed from regions here, for the worker.
@@ -51,6 +54,7 @@ impl Env {
         let mut apply_messages = Vec::new();
         apply_messages.resize_with(shared.links.apply.len(), Vec::new);
         Self {
+            flow: Flow::new(&shared.config),
             shared,
             outbox,
             now: Time::default(),

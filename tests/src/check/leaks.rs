@@ -1,4 +1,4 @@
-//! Nothing is left over at rest (PITFALLS.md I7): no request holds memory, no snapshot a range, a stream, a file or a view
+//! Nothing is left over at rest (PITFALLS.md I7): no request holds memory, nothing counts as under way to a store, no snapshot a range, a stream, a file or a view
 //! of the disk, no worker keeps a message, a caller or a task, no log has records of a peer that is not there, no store has a replica that its region does not name or a peer that waits for data, and every store's
 //! route table says what is.
 

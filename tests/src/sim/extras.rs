@@ -36,6 +36,8 @@ pub struct Extras {
     pub report_refresh_ms: u64,
     /// Lists of applied positions before regions get their own records anew; 0 = as the product has it.
     pub position_records: u16,
+    /// Bytes of entries under way to one store; 0 = as the product has it.
+    pub store_inflight_bytes: u64,
 }
 
 impl Extras {
@@ -61,6 +63,7 @@ impl Extras {
             slow_syncs_us: *rng.pick(&[0, 0, 2_000, 20_000]),
             report_refresh_ms: *rng.pick(&[0, 0, 5_000]),
             position_records: *rng.pick(&[0, 1, 4, 30]),
+            store_inflight_bytes: *rng.pick(&[0, 1, 1 << 10, 8 << 10, 64 << 10]),
         }
     }
 }

@@ -234,6 +234,9 @@ impl Profile {
         config.placement.remove_drained = extras.remove_drained;
         config.report_refresh_ms = extras.report_refresh_ms;
         config.apply_ahead_entries = extras.apply_ahead;
+        if extras.store_inflight_bytes > 0 {
+            config.store_inflight_bytes_max = extras.store_inflight_bytes;
+        }
         if extras.position_records > 0 {
             config.position_records_max = extras.position_records;
         }

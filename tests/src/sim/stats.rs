@@ -88,13 +88,15 @@ pub struct Stats {
     pub applied_ahead: u64,
     /// Transfers of leadership before which the heir read what others lacked.
     pub warm_transfers: u64,
+    /// Times that entries waited for room to their store.
+    pub held_back: u64,
     /// Snapshots of regions that a split was about to bring to the receiver.
     pub needless_snapshots: u64,
 }
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 41] {
+    pub fn list(&self) -> [(&'static str, u64); 42] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
@@ -136,6 +138,7 @@ impl Stats {
             ("sleeps", self.sleeps),
             ("applied ahead", self.applied_ahead),
             ("warm transfers", self.warm_transfers),
+            ("held back", self.held_back),
             ("needless snapshots", self.needless_snapshots),
         ]
     }
@@ -196,6 +199,7 @@ impl Stats {
         self.sleeps += other.sleeps;
         self.applied_ahead += other.applied_ahead;
         self.warm_transfers += other.warm_transfers;
+        self.held_back += other.held_back;
         self.needless_snapshots += other.needless_snapshots;
     }
 }

@@ -315,6 +315,7 @@ impl World {
         self.stats.sleeps += counters.sleeps.load(Ordering::Relaxed);
         self.stats.applied_ahead += counters.applied_ahead.load(Ordering::Relaxed);
         self.stats.warm_transfers += counters.warm_transfers.load(Ordering::Relaxed);
+        self.stats.held_back += counters.appends_held_back.load(Ordering::Relaxed);
         self.stats.splits += counters.splits.load(Ordering::Relaxed);
         self.stats.snapshots += counters.snapshots_installed.load(Ordering::Relaxed);
     }

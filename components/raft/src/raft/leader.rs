@@ -34,6 +34,13 @@ impl<S: Storage> Raft<S> {
         let own = self.id;
         for (_, progress) in self.tracker.progress.iter_mut().filter(|(id, _)| *id != own) {
             progress.listen_anew();
+            // What is under way to a peer that is silent counts as lost: others may need the room.
+            if progress.inflights.meter().is_some()
+                && progress.state == ProgressState::Replicate
+                && !progress.is_alive()
+            {
+                progress.become_probe();
+            }
         }
     }
 
@@ -177,6 +184,7 @@ impl<S: Storage> Raft<S> {
         let Some(progress) = self.tracker.progress.get_mut(m.from) else { return };
         progress.recent_active = true;
         progress.is_flow_paused = false;
+        progress.is_held_back = false;
         let is_behind = progress.matched < last_index || progress.state == ProgressState::Probe;
         if is_behind || !progress.pending_request_snapshot.is_zero() {
             self.send_append(m.from);

@@ -55,7 +55,13 @@ impl<S: Storage> Raft<S> {
     /// Takes over a configuration and draws the leader's conclusions.
     pub(super) fn switch_to(&mut self, config: Configuration, progress: ProgressMap) -> ConfState {
         self.tracker.config = config;
-        self.tracker.progress = progress;
+        let mut before = std::mem::replace(&mut self.tracker.progress, progress);
+        for (id, kept) in self.tracker.progress.iter_mut() {
+            if let Some(copied) = before.get_mut(id) {
+                kept.inflights.take_meter(&mut copied.inflights);
+            }
+        }
+        drop(before);
         let conf_state = self.tracker.config.to_conf_state();
         if self.role != Role::Leader {
             return conf_state;

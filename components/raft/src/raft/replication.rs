@@ -77,7 +77,14 @@ impl<S: Storage> Raft<S> {
         let Ok(log_term) = self.log.term(index) else { return self.maybe_send_snapshot(slot) };
         // A full window still lets empty appends through: their answers reopen it if all of it was lost.
         let is_window_full = progress.state == ProgressState::Replicate && progress.inflights.is_full();
-        let fetched = if is_window_full {
+        let must_wait = !is_window_full && progress.next <= self.log.last_index() && progress.must_wait();
+        if must_wait {
+            self.outbox.has_held_back = true;
+            if !progress.hold_back(self.log.committed) || !allow_empty {
+                return false;
+            }
+        }
+        let fetched = if is_window_full || must_wait {
             Ok(Vec::new())
         } else {
             let context = FetchContext::Send { to, term: self.term, allow_empty };
@@ -99,6 +106,23 @@ impl<S: Storage> Raft<S> {
         append.entries = entries;
         append.commit = commit;
         true
+    }
+
+    /// Sends the next append to a peer whose entries waited for its meter. True if there is more to send, and it is the
+    /// meter alone that keeps it.
+    pub fn resume(&mut self, to: PeerId) -> bool {
+        let Some(slot) = self.tracker.progress.slot(to).filter(|_| self.role == Role::Leader) else {
+            return false;
+        };
+        self.tracker.progress.slot_mut(slot).1.is_held_back = false;
+        let is_sent = self.maybe_send_append(slot, false);
+        let (_, progress) = self.tracker.progress.slot_mut(slot);
+        if is_sent {
+            let has_more = progress.next <= self.log.last_index();
+            progress.is_held_back =
+                progress.state == ProgressState::Replicate && has_more && !progress.is_paused();
+        }
+        progress.is_held_back
     }
 
     /// Entries that storage had to fetch have arrived. Dropped if leadership, term or member changed since.

@@ -1,12 +1,14 @@
 //! Looking at a node, and changing its settings while it runs.
 
+use std::sync::Arc;
+
 use super::RawNode;
 use crate::{
     config::ReadOnlyOption,
     error::ConfigError,
     status::Status,
     storage::{FetchContext, Storage, StorageResult},
-    tracker::{Configuration, Progress},
+    tracker::{Configuration, Meter, Progress},
     types::{ConfState, Entry, HardState, Index, PeerId, Role, SoftState, Term},
 };
 
@@ -251,6 +253,32 @@ impl<S: Storage> RawNode<S> {
         if let Some(progress) = self.raft.tracker.progress.get_mut(peer) {
             progress.inflights.set_count_max(count_max);
         }
+    }
+
+    /// Has `meter` count the entries under way to `peer` as this node, leading, sends them, and hold back further ones while
+    /// it is full; `None` ends that. An extension: without a meter only the peer's own window limits. Ends with
+    /// the peer's membership. With `check_quorum`, what is under way to a metered peer that is silent counts as lost.
+    pub fn set_meter(&mut self, peer: PeerId, meter: Option<Arc<Meter>>) {
+        if let Some(progress) = self.raft.tracker.progress.get_mut(peer) {
+            progress.inflights.set_meter(meter);
+        }
+    }
+
+    /// Whether meters held entries back since this was last asked: those for the peers whose
+    /// [`Progress::is_held_back`] is true. The owner must [`Self::resume`] each of them when its meter has room.
+    pub fn take_held_back(&mut self) -> bool {
+        let mut has_held_back = false;
+        self.raft.maybe_touch(|raft| {
+            has_held_back = std::mem::take(&mut raft.outbox.has_held_back);
+            false
+        });
+        has_held_back
+    }
+
+    /// Sends the next append to `peer`, if it is its turn and the meter has room. True if there is more to send and the peer
+    /// must wait for another turn.
+    pub fn resume(&mut self, peer: PeerId) -> bool {
+        self.raft.resume(peer)
     }
 
     /// Turns the commit group rule on or off; may commit at once.

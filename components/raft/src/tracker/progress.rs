@@ -48,6 +48,8 @@ pub struct Progress {
     pub is_learner: bool,
     /// Whether an append is due at the next Ready (`batch_append`).
     pub(crate) append_due: bool,
+    /// Whether entries for the peer wait for the meter, since something was last tried.
+    pub(crate) is_held_back: bool,
 }
 
 impl Progress {
@@ -67,6 +69,7 @@ impl Progress {
             is_flow_paused: false,
             is_learner,
             append_due: false,
+            is_held_back: false,
         }
     }
 
@@ -86,6 +89,7 @@ impl Progress {
             self.pending_request_snapshot = Index::ZERO;
         }
         self.is_flow_paused = false;
+        self.is_held_back = false;
         self.pending_snapshot = Index::ZERO;
         self.state = state;
         self.inflights.reset();
@@ -138,6 +142,25 @@ impl Progress {
                 unreachable!("nothing but heartbeats is sent while a snapshot is under way")
             }
         }
+    }
+
+    /// Whether entries must wait for what is under way to the peer's destination, of whatever group. The first append to a
+    /// peer whose log is not known goes in any case.
+    pub(crate) fn must_wait(&self) -> bool {
+        self.state == ProgressState::Replicate
+            && self.inflights.meter().is_some_and(|meter| meter.is_closed())
+    }
+
+    /// Entries wait. Whether an append without any is worth sending: because it tells of commits, or once, because its
+    /// answer tells whether what is under way got lost.
+    pub(crate) fn hold_back(&mut self, commit: Index) -> bool {
+        let is_first = !std::mem::replace(&mut self.is_held_back, true);
+        self.can_bump_commit(commit) || (is_first && !self.inflights.is_empty())
+    }
+
+    /// Whether entries for the peer wait for its meter ([`crate::RawNode::set_meter`]).
+    pub fn is_held_back(&self) -> bool {
+        self.is_held_back
     }
 
     /// Whether sending `commit` may tell the peer something: not sent yet, and the last one sent did not already

@@ -66,6 +66,7 @@ section! {
         append_bytes_max: u64,
         inflight_messages_max: usize,
         inflight_bytes_max: u64,
+        store_inflight_bytes_max: u64,
         uncommitted_bytes_max: u64,
         committed_bytes_max: u64,
         apply_ahead_entries: u32,
