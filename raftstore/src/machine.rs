@@ -62,7 +62,7 @@ pub trait StateMachine: Send + Sync {
         let mut piece = 0;
         let mut total = 0;
         let mut candidates: Vec<(Bytes, u64)> = Vec::new();
-        let scanned = data.scan(&start, &end, &mut |key, value| {
+        let scanned = data.scan_once(&start, &end, &mut |key, value| {
             if piece >= piece_bytes {
                 candidates.push((Bytes::copy_from_slice(&key[1..]), total));
                 piece = 0;

@@ -120,6 +120,10 @@ pub trait EngineSnapshot: Send + Sync {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>>;
     /// Visits `[start, end)` in key order until the visitor returns `false`.
     fn scan(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<()>;
+    /// The same for who reads a whole region once: what it reads does not push out of caches what others read.
+    fn scan_once(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<()> {
+        self.scan(start, end, visit)
+    }
     /// Visits `[start, end)` in reverse key order until the visitor returns `false`.
     fn scan_reverse(
         &self,

@@ -14,12 +14,19 @@ use crate::time::Time;
 /// So long after the rest of the cycle `log` is flushed: what raft workers drop until then never becomes a file.
 const FLUSH_LOG_AFTER_MS: u64 = 300;
 
+/// Of a store without news `log` is flushed when it has this fraction of the bytes that start a checkpoint.
+const QUIET_LOG_DIVISOR: u64 = 64;
+
 impl Background {
     /// One cycle. The positions are taken before the flush begins, so every write they stand for had returned. Whoever asked
     /// for it has written something that may have no position.
     pub(super) fn checkpoint(&mut self, is_asked: bool, now: Time) {
         let dirty: BTreeMap<(RegionId, PeerId), LogId> = std::mem::take(&mut *self.shared.dirty.lock());
         if dirty.is_empty() && !is_asked {
+            // Votes and promises: nothing waits for them to become a file, but they are in memory until then.
+            if self.shared.engine.log_bytes() >= self.shared.config.checkpoint_log_bytes / QUIET_LOG_DIVISOR {
+                self.flush_log_at = Some(now);
+            }
             return;
         }
         let flushed = if planted!(TruncatedTooFar) { Ok(()) } else { self.shared.engine.flush() };

@@ -136,7 +136,7 @@ impl Job {
         let mut bytes = 0;
         let mut last = None;
         let Self { hasher, digest, .. } = self;
-        self.task.view.scan(&self.next, &self.end, &mut |key, value| {
+        self.task.view.scan_once(&self.next, &self.end, &mut |key, value| {
             for part in [&key[1..], value] {
                 hasher.update(&(part.len() as u32).to_le_bytes());
                 hasher.update(part);

@@ -317,7 +317,7 @@ impl Generation {
         let mut data = pb::SnapshotData::default();
         let mut bytes = 0;
         let mut last: Vec<u8> = Vec::new();
-        self.data.scan(&self.next, &self.end, &mut |key, value| {
+        self.data.scan_once(&self.next, &self.end, &mut |key, value| {
             data.keys.push(Bytes::copy_from_slice(&key[1..]));
             data.values.push(Bytes::copy_from_slice(value));
             bytes += key.len() + value.len();

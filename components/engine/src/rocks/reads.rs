@@ -96,6 +96,12 @@ impl EngineSnapshot for RocksSnapshot {
         scan(&self.db, self.options(), (start, end), false, visit)
     }
 
+    fn scan_once(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<()> {
+        let mut options = self.options();
+        options.fill_cache(false);
+        scan(&self.db, options, (start, end), false, visit)
+    }
+
     fn scan_reverse(
         &self,
         start: &[u8],
