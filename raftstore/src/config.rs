@@ -224,6 +224,9 @@ impl StoreConfig {
         if self.apply_workers > usize::from(u16::MAX) || self.position_records_max == 0 {
             return Err("apply_workers must be below 65,536, position_records_max at least 1");
         }
+        if self.turn_messages_max == 0 {
+            return Err("turn_messages_max must be at least 1");
+        }
         if self.lease_ms + self.tick_ms > shortest_election_ms {
             return Err("lease_ms must be at least one tick shorter than election_ticks * tick_ms");
         }

@@ -87,6 +87,8 @@ pub(crate) struct Shared {
     pub births: Mutex<()>,
     /// Regions that are out of service here, as reports tell.
     pub quarantine: Mutex<BTreeMap<RegionId, Vec<Quarantined>>>,
+    /// Peers that sleep and are packed.
+    pub packed_peers: AtomicU64,
     /// The last round in which the liveness worker asked the others whether they live.
     pub proof_round: AtomicU64,
     pub counters: Counters,
@@ -126,6 +128,7 @@ impl Shared {
             dirty: Mutex::default(),
             births: Mutex::default(),
             quarantine: Mutex::default(),
+            packed_peers: AtomicU64::new(0),
             proof_round: AtomicU64::new(0),
             counters: Counters::default(),
             fatal,

@@ -210,6 +210,11 @@ impl Store {
         bytes
     }
 
+    /// Peers that sleep, as far as they are kept packed; nearly all of a store at rest.
+    pub fn packed_peers(&self) -> u64 {
+        self.shared.packed_peers.load(Ordering::Relaxed)
+    }
+
     /// Bytes of log entries in memory.
     pub fn cached_bytes(&self) -> u64 {
         self.shared.cached_bytes.load(Ordering::Relaxed)

@@ -497,8 +497,12 @@ impl RaftWorker {
             self.env.log(task);
         } else if let Some(peer) = self.peers.get(&region).filter(|p| p.info().id == peer_id) {
             // No reason to wake.
-            peer.touch(&mut self.touched);
             peer.on_durable(at, keep_bytes, &mut self.env);
+            if peer.rest.is_asleep {
+                self.peers.pack(region);
+            } else {
+                peer.touch(&mut self.touched);
+            }
         }
     }
 
@@ -538,7 +542,7 @@ impl RaftWorker {
         if self.is_slow_tick() {
             self.ask_about_stale_peers();
             self.pump_farewells();
-            self.peers.retry_stubborn();
+            self.peers.retry_stubborn(self.env.now);
         }
     }
 
@@ -727,6 +731,7 @@ impl Turn for RaftWorker {
             self.begin_tick();
         }
         self.tick_some();
+        self.hear_some();
         self.resume_in_turn();
         self.drive_touched();
         self.shed_entries();
@@ -734,7 +739,8 @@ impl Turn for RaftWorker {
         self.env.hand_over();
         self.peers.pack_loose();
         self.env.shared.prove(&mut self.proven);
-        !self.mailbox.is_empty() || self.ticking.is_some() || self.env.flow.has_turns()
+        let has_begun = self.ticking.is_some() || self.has_news() || self.env.flow.has_turns();
+        has_begun || !self.mailbox.is_empty()
     }
 
     fn has_messages(&self) -> bool {

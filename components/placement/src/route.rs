@@ -197,7 +197,8 @@ impl RouteTable {
             None if term > known.term => (None, term),
             _ => (known.leader.filter(|id| region.peer(*id).is_some()), known.term),
         };
-        self.report(RegionInfo { region: Arc::new(region.clone()), leader, term, ..known })
+        let shared = if *known.region == *region { known.region.clone() } else { Arc::new(region.clone()) };
+        self.report(RegionInfo { region: shared, leader, term, ..known })
     }
 
     /// Inserts a region that is new, or newer than the one with its id, unless something newer overlaps it.

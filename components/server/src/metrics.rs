@@ -117,8 +117,11 @@ impl Metrics {
                     "# TYPE flotilla_{name}_total counter\nflotilla_{name}_total {value}\n"
                 ));
             }
-            let held =
-                [("entry_cache_bytes", store.cached_bytes()), ("request_bytes", store.request_bytes())];
+            let held = [
+                ("entry_cache_bytes", store.cached_bytes()),
+                ("request_bytes", store.request_bytes()),
+                ("packed_peers", store.packed_peers()),
+            ];
             for (name, value) in held {
                 page.push_str(&format!("# TYPE flotilla_{name} gauge\nflotilla_{name} {value}\n"));
             }

@@ -104,7 +104,7 @@ impl Peer {
                 env.tell(region.id, RaftMsg::Create(Box::new(create)));
             }
         }
-        self.siblings = regions.iter().filter(|r| r.id != self.region.id).map(|r| (**r).clone()).collect();
+        self.siblings = regions.iter().filter(|r| r.id != self.region.id).cloned().collect();
         self.refuse_gathered();
         self.load.reshape();
         self.written_bytes = 0;

@@ -14,6 +14,8 @@ use crate::time::Time;
 /// So long after the rest of the cycle `log` is flushed: what raft workers drop until then never becomes a file.
 const FLUSH_LOG_AFTER_MS: u64 = 300;
 
+/// Positions in one message: a raft worker has a bounded bite of work in a turn.
+const POSITIONS_MAX: usize = 1_024;
 /// Of a store without news `log` is flushed when it has this fraction of the bytes that start a checkpoint.
 const QUIET_LOG_DIVISOR: u64 = 64;
 
@@ -40,8 +42,8 @@ impl Background {
             lists[worker_of(region, workers.len())].push((region, peer, at));
         }
         for (worker, positions) in workers.iter().zip(lists) {
-            if !positions.is_empty() {
-                worker.send(RaftMsg::Durable { positions, keep_bytes });
+            for positions in positions.chunks(POSITIONS_MAX) {
+                worker.send(RaftMsg::Durable { positions: positions.to_vec(), keep_bytes });
             }
         }
         self.flush_log_at = Some(now.plus_ms(FLUSH_LOG_AFTER_MS));

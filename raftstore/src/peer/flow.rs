@@ -38,13 +38,15 @@ impl Peer {
 
     /// Its turn to send to a store. True if it has more to send, and must wait again.
     pub(crate) fn resume(&mut self, store: StoreId) -> bool {
-        let to = self.region.peer_on(store).filter(|_| self.is_leader()).map(|to| to.id);
+        let may_send = self.is_leader() && !self.rest.is_asleep;
+        let to = self.region.peer_on(store).filter(|_| may_send).map(|to| to.id);
         to.is_some_and(|to| self.node.resume(to))
     }
 
     /// Before it sleeps: nothing is under way to followers that answer, and what is to others is lost.
     pub(crate) fn give_up_unanswered(&mut self) {
-        let unanswered = self.node.progress_iter().filter(|(_, progress)| !progress.inflights.is_empty());
+        let unanswered =
+            self.node.progress_iter().filter(|(_, p)| !p.inflights.is_empty() || p.is_held_back());
         let unanswered: Vec<_> = unanswered.map(|(id, _)| id).collect();
         unanswered.into_iter().for_each(|id| self.node.report_unreachable(id));
     }

@@ -47,7 +47,7 @@ use write::Writes;
 /// A replica. Owned by one raft worker; nobody else touches it.
 ///
 /// Invariant: while `installing` or `closing`, the core's Ready is not taken.
-/// Invariant: at most 2 KiB, for there are many that sleep: what few peers need is boxed.
+/// Invariant: at most 2 KiB, for there are many: what few peers need is boxed. Those that sleep are packed (`packed`).
 pub(crate) struct Peer {
     pub(crate) region: Arc<Region>,
     pub(crate) me: PeerInfo,
@@ -83,7 +83,7 @@ pub(crate) struct Peer {
     /// Why the phase is `Stopped`.
     pub(crate) damage: Option<Damage>,
     /// Regions that the last split left beside this one, for callers who still know the whole.
-    pub(crate) siblings: Vec<Region>,
+    pub(crate) siblings: Vec<Arc<Region>>,
     /// What clients do to the region here.
     pub(crate) load: Arc<RegionLoad>,
     /// To whom this peer gave its word.
@@ -316,7 +316,7 @@ impl Peer {
 
     pub(crate) fn epoch_not_match(&self) -> RequestError {
         let mut regions = vec![(*self.region).clone()];
-        regions.extend(self.siblings.iter().cloned());
+        regions.extend(self.siblings.iter().map(|sibling| (**sibling).clone()));
         RequestError::EpochNotMatch(regions)
     }
 

@@ -39,7 +39,7 @@ pub(crate) struct PackedPeer {
     heard_at: Time,
     /// `None` if nobody else knows it: then it has nothing to tell.
     load: Option<Arc<RegionLoad>>,
-    siblings: Option<Box<[Region]>>,
+    siblings: Option<Box<[Arc<Region>]>>,
     led: Option<Box<Led>>,
     bound_ticks: u32,
     sends_snapshots: bool,
@@ -81,7 +81,16 @@ impl Peer {
             rest,
             reported,
             is_touched,
-            ..
+            incarnation: _,
+            silent_until: _,
+            leaderless_since: _,
+            heard_at: _,
+            written_bytes: _,
+            siblings: _,
+            load: _,
+            promise: _,
+            bound_ticks: _,
+            sends_snapshots: _,
         } = self;
         let is_decided = |index: &Option<Index>| index.is_none_or(|index| index <= applied.index);
         let log = node.storage();
@@ -110,7 +119,37 @@ impl Peer {
     pub(crate) fn pack(self) -> PackedPeer {
         debug_assert!(self.is_packable(), "region {} is at work", self.id());
         let Self {
-            region, me, incarnation, node, applied, reads, lease, gc, reported, leading, rest, ..
+            region,
+            me,
+            incarnation,
+            node,
+            applied,
+            writes: _,
+            reads,
+            lease,
+            gc,
+            phase: _,
+            senders: _,
+            snapshot: _,
+            silent_until,
+            leaderless_since,
+            heard_at,
+            written_bytes,
+            pending_split: _,
+            logged_vote,
+            unlogged_commit: _,
+            merge: _,
+            check: _,
+            damage: _,
+            siblings,
+            load,
+            promise,
+            leading,
+            bound_ticks,
+            rest,
+            reported,
+            sends_snapshots,
+            is_touched: _,
         } = self;
         let (node, log) = node.pack();
         let led = node.is_leader().then(|| Box::new(Led { lease, leading, reported, rest: rest.shrunk() }));
@@ -123,17 +162,17 @@ impl Peer {
             log: log.pack(),
             durable: gc.durable(),
             read_rounds: reads.rounds(),
-            written_bytes: self.written_bytes,
-            promise: self.promise,
-            silent_until: self.silent_until,
-            leaderless_since: self.leaderless_since,
-            heard_at: self.heard_at,
-            load: Some(self.load).filter(|load| Arc::strong_count(load) > 1),
-            siblings: Some(self.siblings.into_boxed_slice()).filter(|siblings| !siblings.is_empty()),
+            written_bytes,
+            promise,
+            silent_until,
+            leaderless_since,
+            heard_at,
+            load: Some(load).filter(|load| Arc::strong_count(load) > 1),
+            siblings: Some(siblings.into_boxed_slice()).filter(|siblings| !siblings.is_empty()),
             led,
-            bound_ticks: self.bound_ticks,
-            sends_snapshots: self.sends_snapshots,
-            is_vote_logged: self.logged_vote.is_some(),
+            bound_ticks,
+            sends_snapshots,
+            is_vote_logged: logged_vote.is_some(),
         }
     }
 }

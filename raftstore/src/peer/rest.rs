@@ -70,12 +70,12 @@ impl Peer {
     }
 
     /// Gives back what only a peer at work needs.
-    fn shed_memory(&mut self, now: Time) {
+    pub(crate) fn shed_memory(&mut self, now: Time) {
         if self.node.stable() == self.node.last_index() {
             self.node.storage_mut().forget_entries();
         }
-        let region = &self.region;
-        self.senders.retain(|id, _| region.peer(*id).is_none());
+        // All that was said is settled.
+        self.senders.clear();
         self.give_up_unanswered();
         self.node.release_buffers();
         self.merge.shrink();

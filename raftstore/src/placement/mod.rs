@@ -42,6 +42,8 @@ const HEARTBEAT_MS: u64 = 1_000;
 const BOOK_MS: u64 = 5_000;
 /// Ids asked for at a time.
 const ID_WINDOW: u64 = 1_000;
+/// Descriptors that are looked up while the taken ranges are locked.
+const SHARED_AT_ONCE: usize = 256;
 /// A new window is asked for when fewer ids are left.
 const IDS_LOW: u64 = 300;
 
@@ -366,10 +368,10 @@ impl Placement {
             return;
         }
         let mut infos: Vec<RegionInfo> = reports.regions.iter().filter_map(driver::info_of).collect();
-        {
-            // Most regions have a peer here, which knows the same: one descriptor is enough for both.
+        // Most regions have a peer here, which knows the same: one descriptor is enough for both.
+        for some in infos.chunks_mut(SHARED_AT_ONCE) {
             let ranges = self.shared.ranges.lock();
-            infos.iter_mut().for_each(|info| ranges.share(&mut info.region));
+            some.iter_mut().for_each(|info| ranges.share(&mut info.region));
         }
         {
             let mut directory = self.directory.write();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use flotilla_region::{RegionId, StoreId};
 
@@ -9,6 +10,7 @@ use crate::msg::PeerStatus;
 use crate::peer::Peer;
 use crate::peer::packed::PackedPeer;
 use crate::shared::Shared;
+use crate::time::Time;
 
 /// A peer of each region that has one here. Whoever asks for one gets it whole.
 ///
@@ -35,6 +37,7 @@ impl Place {
         let packed = self.packed.take();
         let was_packed = packed.is_some();
         if let Some(packed) = packed {
+            shared.packed_peers.fetch_sub(1, Ordering::Relaxed);
             self.whole = Some(Box::new(packed.unpack(shared)));
         }
         (self.whole.as_mut().expect("whole if it is not packed"), was_packed)
@@ -91,15 +94,23 @@ impl Peers {
         self.places.iter().filter(|(_, place)| place.is_leader()).map(|(id, _)| *id).collect()
     }
 
-    /// Regions that are led here by a peer that sleeps, and have another peer on `store`.
-    pub(super) fn asleep_beside(&self, store: StoreId) -> Vec<RegionId> {
+    /// Regions that are led here by a peer that sleeps, and have another peer on `store`: among the next `most` from a
+    /// region on; and where to go on, if that was not all.
+    pub(super) fn asleep_beside(
+        &self,
+        store: StoreId,
+        from: RegionId,
+        most: usize,
+    ) -> (Vec<RegionId>, Option<RegionId>) {
         let is_one = |place: &Place| match (&place.whole, &place.packed) {
             (Some(peer), _) => {
                 peer.rest.is_asleep && peer.is_leader() && peer.region.peer_on(store).is_some()
             }
             (None, packed) => packed.as_ref().is_some_and(|peer| peer.leads_one_on(store)),
         };
-        self.places.iter().filter(|(_, place)| is_one(place)).map(|(id, _)| *id).collect()
+        let next = self.places.range(from..).nth(most).map(|(id, _)| *id);
+        let looked_at = self.places.range(from..).take(most);
+        (looked_at.filter(|(_, place)| is_one(place)).map(|(id, _)| *id).collect(), next)
     }
 
     /// What there is to know about a peer, without waking or changing it.
@@ -131,7 +142,10 @@ impl Peers {
     pub(super) fn pack(&mut self, id: RegionId) {
         let Some(place) = self.places.get_mut(&id) else { return };
         match place.whole.take_if(|peer| peer.is_packable()) {
-            Some(peer) => place.packed = Some(Box::new(peer.pack())),
+            Some(peer) => {
+                place.packed = Some(Box::new(peer.pack()));
+                self.shared.packed_peers.fetch_add(1, Ordering::Relaxed);
+            }
             None => {
                 if place.whole.as_ref().is_some_and(|peer| peer.rest.is_asleep) {
                     self.stubborn.insert(id);
@@ -150,8 +164,13 @@ impl Peers {
     }
 
     /// Has those looked at once more that could not be packed.
-    pub(super) fn retry_stubborn(&mut self) {
-        self.loose.extend(std::mem::take(&mut self.stubborn));
+    pub(super) fn retry_stubborn(&mut self, now: Time) {
+        for id in std::mem::take(&mut self.stubborn) {
+            if let Some(peer) = self.get(&id).filter(|peer| peer.rest.is_asleep) {
+                peer.shed_memory(now);
+                self.loose.push(id);
+            }
+        }
     }
 }
 

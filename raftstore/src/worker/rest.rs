@@ -21,8 +21,18 @@ const RELEASE_AGAIN_MS: u64 = 500;
 #[derive(Default)]
 pub(super) struct Unrest {
     waking: VecDeque<RegionId>,
+    /// What sleeping leaders have to hear, in order.
+    hearing: VecDeque<Hearing>,
     /// With the time at which each is repeated.
     releases: BTreeMap<(RegionId, PeerId), (Time, Release)>,
+}
+
+/// Another store supports this one in an epoch, or does no more; leaders from a region on do not know it yet.
+#[derive(Clone, Copy)]
+struct Hearing {
+    store: StoreId,
+    held: Option<u64>,
+    from: RegionId,
 }
 
 impl RaftWorker {
@@ -48,16 +58,34 @@ impl RaftWorker {
             return;
         }
         let held = support.map(|support| support.epoch);
-        for id in self.peers.asleep_beside(store) {
+        self.unrest.hearing.push_back(Hearing { store, held, from: RegionId::ZERO });
+    }
+
+    /// Tells the next sleeping leaders what became of another store's support.
+    pub(super) fn hear_some(&mut self) {
+        let Some(Hearing { store, held, from }) = self.unrest.hearing.front().copied() else { return };
+        let (led, next) = self.peers.asleep_beside(store, from, self.env.shared.config.turn_messages_max);
+        for id in led {
             let Some(peer) = self.peers.get(&id) else { continue };
-            peer.hear_of(store, is_held, &mut self.env);
+            peer.hear_of(store, held.is_some(), &mut self.env);
             if peer.is_concerned(store, held, &self.env) {
                 self.unrest.waking.push_back(id);
             }
             // Not all of them whole at the same time.
             self.peers.pack(id);
         }
-        self.wake_some();
+        match next {
+            Some(next) => self.unrest.hearing[0].from = next,
+            None => {
+                self.unrest.hearing.pop_front();
+                self.wake_some();
+            }
+        }
+    }
+
+    /// Whether sleeping leaders are still to hear of something.
+    pub(super) fn has_news(&self) -> bool {
+        !self.unrest.hearing.is_empty()
     }
 
     /// Wakes the next regions that wait for it.

@@ -58,6 +58,27 @@ fn wait(world: &mut World, what: &str, is_done: impl FnMut(&World) -> bool) {
 }
 
 #[test]
+fn peers_that_sleep_are_packed_all_of_them() {
+    for seed in 0..5 {
+        let mut world = sleeping_world(seed);
+        let is_packed = |world: &World| {
+            let mut stores = world.hosts.values().map(|host| host.store().expect("it runs"));
+            stores.all(|store| store.packed_peers() == store.region_count() as u64)
+        };
+        wait(&mut world, "all peers are packed", is_packed);
+        let (leader, before) = (leader_of(&world, USER), wakes(&world, leader_of(&world, USER)));
+        let other = *world.hosts.keys().find(|id| **id != leader).expect("three stores");
+        world.network.cut(leader, other);
+        world.network.cut(other, leader);
+        run_for(&mut world, 2_000_000);
+        world.network.heal();
+        wait(&mut world, "they are again", is_packed);
+        run_for(&mut world, 3_000_000);
+        assert!(is_packed(&world) && wakes(&world, leader) > before, "seed {seed}");
+    }
+}
+
+#[test]
 fn a_leader_that_sleeps_tells_of_a_follower_whose_store_it_cannot_reach_and_of_its_return() {
     for seed in 0..20 {
         let mut world = sleeping_world(seed);

@@ -77,7 +77,10 @@ impl<S: Storage> Raft<S> {
         let Ok(log_term) = self.log.term(index) else { return self.maybe_send_snapshot(slot) };
         // A full window still lets empty appends through: their answers reopen it if all of it was lost.
         let is_window_full = progress.state == ProgressState::Replicate && progress.inflights.is_full();
-        let must_wait = !is_window_full && progress.next <= self.log.last_index() && progress.must_wait();
+        // Nothing is proposed until the peer that is to lead has everything, so that it does not wait.
+        let is_heir = self.leadership.transferee == to;
+        let is_behind = progress.next <= self.log.last_index();
+        let must_wait = !is_window_full && !is_heir && is_behind && progress.must_wait();
         if must_wait {
             self.outbox.has_held_back = true;
             if !progress.hold_back(self.log.committed) || !allow_empty {

@@ -90,12 +90,34 @@ impl<S: Storage> RawNode<S> {
 
     /// Takes the node apart: into what must be remembered, and its storage.
     ///
-    /// # Panics
-    /// If it is not [packable](Self::is_packable).
+    /// It must be [packable](Self::is_packable), or what it has under way is lost; debug builds check it.
     pub fn pack(self) -> (Packed, S) {
-        assert!(self.is_packable(), "a node with something to do was packed");
-        let raft = self.raft.into_inner();
-        let Raft { id: _, term, vote, lead, role, log, tracker, timers, leadership, reads, .. } = raft;
+        debug_assert!(self.is_packable(), "a node with something to do was packed");
+        let Self {
+            raft,
+            is_async: _,
+            apply_ahead_max: _,
+            seen_soft_state: _,
+            seen_hard_state: _,
+            own_messages: _,
+            pending: _,
+            spare: _,
+        } = self;
+        let Raft {
+            id: _,
+            term,
+            vote,
+            lead,
+            role,
+            log,
+            tracker,
+            outbox: _,
+            timers,
+            leadership,
+            reads,
+            settings: _,
+            request_snapshot: _,
+        } = raft.into_inner();
         let led = (role == Role::Leader).then(|| {
             let mut progress = tracker.progress;
             progress.iter_mut().for_each(|(_, progress)| progress.inflights.release_if_empty());

@@ -1,8 +1,7 @@
 //! The target's part: expect, ask, commit or roll back, and hold apply until the source on this store is retired.
 
-use std::sync::Arc;
-
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use flotilla_raft::{Message, ProgressState};
 use flotilla_region::{Index, PeerId, PeerRole, Region, RegionEpoch, RegionId, Space, StoreId, Term};
