@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::merges::small_neighbours;
 use super::*;
 use crate::{MoveOrder, MovePhase, MoveRefusal, OrderWait, order_move};
 
