@@ -2,9 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use flotilla_engine::Prng;
 use flotilla_region::{RegionId, StoreId};
-use flotilla_tests::sim::profile::Profile;
 use flotilla_tests::sim::world::World;
 
 use crate::play::{self, run_for};
@@ -17,15 +15,8 @@ const USER: RegionId = RegionId::FIRST_USER;
 
 /// Three stores without faults, and a region that clients write to, with room for one append under way to each store.
 fn world(seed: u64) -> World {
-    let mut profile = Profile::draw(&mut Prng::new(seed ^ 0x5eed_5eed)).calm();
-    profile.stores = 3;
-    profile.replicas = 3;
-    profile.wipe = false;
-    profile.pre_split = 0;
+    let mut profile = play::calm(seed, 3);
     let config = &mut profile.config;
-    config.placement.replicas = 3;
-    config.placement.meta_replicas = 3;
-    config.check_interval_ms = 0;
     config.store_inflight_bytes_max = 1;
     (config.split_bytes, config.split_keys) = (0, 0);
     (config.load_split_requests, config.load_split_bytes, config.load_split_cpu_ms) = (0, 0, 0);

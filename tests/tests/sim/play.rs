@@ -1,6 +1,22 @@
-//! Lets time pass in a world that nothing is wrong with.
+//! A world that nothing is wrong with, and time that passes in it.
 
+use flotilla_engine::Prng;
+use flotilla_tests::sim::profile::Profile;
 use flotilla_tests::sim::world::World;
+
+/// So many stores without faults or comparisons, and three replicas of every region.
+pub fn calm(seed: u64, stores: u64) -> Profile {
+    let mut profile = Profile::draw(&mut Prng::new(seed ^ 0x5eed_5eed)).calm();
+    profile.stores = stores;
+    profile.replicas = 3;
+    profile.wipe = false;
+    profile.pre_split = 0;
+    let config = &mut profile.config;
+    config.placement.replicas = 3;
+    config.placement.meta_replicas = 3;
+    config.check_interval_ms = 0;
+    profile
+}
 
 /// Runs for so long.
 pub fn run_for(world: &mut World, us: u64) {

@@ -1,10 +1,8 @@
 //! Regions that sleep, under the simulator's stores.
 
-use flotilla_engine::Prng;
 use flotilla_placement::RegionInfo;
 use flotilla_raftstore::Counters;
 use flotilla_region::{RegionId, StoreId};
-use flotilla_tests::sim::profile::Profile;
 use flotilla_tests::sim::world::World;
 
 use crate::play::{self, run_for};
@@ -16,18 +14,11 @@ const PEER_DOWN_MS: u64 = 2_000;
 
 /// Three stores that support each other, without faults, clients or comparisons, whose regions sleep.
 fn sleeping_world(seed: u64) -> World {
-    let mut profile = Profile::draw(&mut Prng::new(seed ^ 0x5eed_5eed)).calm();
-    profile.stores = 3;
-    profile.replicas = 3;
-    profile.wipe = false;
-    profile.pre_split = 0;
+    let mut profile = play::calm(seed, 3);
     let config = &mut profile.config;
-    config.placement.replicas = 3;
-    config.placement.meta_replicas = 3;
     config.store_liveness = true;
     (config.liveness_duration_ms, config.liveness_interval_ms) = (1_000, 375);
     config.sleep_ticks = 3;
-    config.check_interval_ms = 0;
     config.peer_down_ms = PEER_DOWN_MS;
     let mut world = World::new(seed, profile, false);
     wait(&mut world, "every region has three replicas and a leader", |world| {

@@ -1,10 +1,9 @@
 //! Peers that were removed while they heard nobody: they end, whoever is left to tell them.
 
-use flotilla_engine::{Engine, Prng};
+use flotilla_engine::Engine;
 use flotilla_placement::{RegionInfo, StoreState};
 use flotilla_raftstore::RegionState;
 use flotilla_region::{PeerRole, Region, RegionId, StoreId, keys};
-use flotilla_tests::sim::profile::Profile;
 use flotilla_tests::sim::world::World;
 
 use crate::play::{self, run_for};
@@ -21,15 +20,8 @@ fn world(seed: u64, stores: u64) -> World {
 }
 
 fn world_with(seed: u64, stores: u64, stale_peer_ms: u64) -> World {
-    let mut profile = Profile::draw(&mut Prng::new(seed ^ 0x5eed_5eed)).calm();
-    profile.stores = stores;
-    profile.replicas = 3;
-    profile.wipe = false;
-    profile.pre_split = 0;
+    let mut profile = play::calm(seed, stores);
     let config = &mut profile.config;
-    config.placement.replicas = 3;
-    config.placement.meta_replicas = 3;
-    config.check_interval_ms = 0;
     config.split_bytes = 0;
     config.stale_peer_ms = stale_peer_ms;
     let mut world = World::new(seed, profile, false);
