@@ -62,7 +62,8 @@ pub struct Config {
     /// Whether entries commit only once two commit groups have them (raft-rs); see
     /// [`crate::RawNode::assign_commit_groups`].
     pub group_commit: bool,
-    /// Whether followers learn commits only from heartbeats and later appends, to save messages (raft-rs).
+    /// Whether followers learn commits only from heartbeats and later appends, to save messages (raft-rs). They say in the
+    /// answers to heartbeats what they know ([`crate::RawNode::tick_beside`]).
     pub skip_commit_broadcast: bool,
     /// Whether appends are gathered until the next Ready, so that each peer gets one large append (raft-rs).
     pub batch_append: bool,
@@ -176,6 +177,7 @@ impl Config {
             disable_conf_change_validation: self.disable_conf_change_validation,
             step_down_on_removal: self.step_down_on_removal,
             skip_commit_broadcast: self.skip_commit_broadcast,
+            tell_known_commit: self.skip_commit_broadcast,
             batch_append: self.batch_append,
             commit_fast_forward: self.commit_fast_forward,
             own_vote_first: self.own_vote_first,
@@ -200,6 +202,8 @@ pub(crate) struct Settings {
     pub disable_conf_change_validation: bool,
     pub step_down_on_removal: bool,
     pub skip_commit_broadcast: bool,
+    /// Whether answers to heartbeats tell the commit index; unlike the above it does not change.
+    pub tell_known_commit: bool,
     pub batch_append: bool,
     pub commit_fast_forward: bool,
     pub own_vote_first: bool,

@@ -99,7 +99,8 @@ pub struct Message {
     /// Log position before `entries` (appends), last own position (votes), acknowledged or rejected position
     /// (responses).
     pub index: Index,
-    /// Sender's commit index, bounded for heartbeats by what the receiver acknowledged.
+    /// Sender's commit index, bounded for heartbeats by what the receiver acknowledged; in their answers only with
+    /// `skip_commit_broadcast`.
     pub commit: Index,
     /// Entries to append, propose or apply.
     pub entries: Vec<Entry>,

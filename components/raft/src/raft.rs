@@ -203,6 +203,7 @@ impl<S: Storage> Raft<S> {
             progress.pending_request_snapshot = Index::ZERO;
             progress.recent_active = false;
             progress.was_active = false;
+            progress.knows_commit = false;
             progress.append_due = false;
         }
         self.outbox.appends_due = false;
@@ -313,9 +314,9 @@ impl<S: Storage> Raft<S> {
         self.outbox.after_append.release_if_empty();
     }
 
-    /// Advances the logical clock. False if nothing but the clock moved.
-    pub fn tick(&mut self) -> bool {
-        if self.role == Role::Leader { self.tick_leader() } else { self.tick_election() }
+    /// Advances the logical clock. False if nothing but the clock moved. `is_bound`: [`crate::RawNode::tick_beside`].
+    pub fn tick(&mut self, is_bound: impl Fn(PeerId) -> bool) -> bool {
+        if self.role == Role::Leader { self.tick_leader(is_bound) } else { self.tick_election() }
     }
 
     fn tick_election(&mut self) -> bool {
@@ -329,7 +330,7 @@ impl<S: Storage> Raft<S> {
         is_due
     }
 
-    fn tick_leader(&mut self) -> bool {
+    fn tick_leader(&mut self, is_bound: impl Fn(PeerId) -> bool) -> bool {
         self.timers.heartbeat_elapsed += 1;
         self.timers.election_elapsed += 1;
         let is_election_over = self.timers.election_elapsed >= self.settings.election_ticks;
@@ -346,7 +347,7 @@ impl<S: Storage> Raft<S> {
             self.role == Role::Leader && self.timers.heartbeat_elapsed >= self.settings.heartbeat_ticks;
         if is_beat {
             self.timers.heartbeat_elapsed = 0;
-            self.broadcast_heartbeat();
+            self.beat(is_bound);
         }
         is_election_over || is_beat
     }

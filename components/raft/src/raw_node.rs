@@ -120,13 +120,21 @@ impl<S: Storage> RawNode<S> {
 
     /// Advances the logical clock by one tick. Spare buffers are freed if none came back since the last one.
     pub fn tick(&mut self) {
+        self.tick_beside(|_| false);
+    }
+
+    /// [Ticks](Self::tick) beside followers that need not hear of their leader to hold to it: those that `is_bound` names have
+    /// promised not to campaign, and are not ticked. With [`Config::skip_commit_broadcast`] such a one gets one heartbeat
+    /// for each quorum check, in the place of one for each `heartbeat_ticks`, while it has said that it knows the whole log
+    /// and what of it is committed. `is_bound` is called when heartbeats are due.
+    pub fn tick_beside(&mut self, is_bound: impl Fn(PeerId) -> bool) {
         let was_used = self.raft.take_used();
         match self.spare.as_deref_mut() {
             Some(spare) if spare.is_fresh => spare.is_fresh = false,
             None if !was_used => {}
             _ => self.release_buffers(),
         }
-        self.raft.maybe_touch(Raft::tick);
+        self.raft.maybe_touch(|raft| raft.tick(is_bound));
     }
 
     /// Gives back the buffers that the traffic left: of a group that is not ticked any more, say.

@@ -81,6 +81,12 @@ impl Leading {
         self.followers.iter().find(|follower| follower.peer.id == id)
     }
 
+    /// Whether a follower holds to its promise.
+    fn is_held_by(&self, id: PeerId, now: Time) -> bool {
+        let promised = self.find(id).and_then(|follower| follower.promised.as_ref());
+        promised.is_some_and(|support| support.holds(now))
+    }
+
     /// Notes a question. True if it is the first one to this follower.
     fn note_asked(&mut self, peer: PeerInfo, epoch: u64, asked_at: Time) -> bool {
         match self.followers.binary_search_by_key(&peer.id, |follower| follower.peer.id) {
@@ -146,6 +152,13 @@ impl Peer {
             let ask = self.note(FortifyKind::Fortify, term, support.epoch);
             env.post_note(&self.region, self.me, *to, ask);
         }
+    }
+
+    /// Ticks the core. Who has promised to hold to this leader gets heartbeats only where these tell something.
+    pub(crate) fn tick_core(&mut self, env: &Env) {
+        let Self { node, leading, .. } = self;
+        let leading = leading.as_ref().filter(|leading| leading.term == node.term());
+        node.tick_beside(|id| leading.is_some_and(|leading| leading.is_held_by(id, env.now)));
     }
 
     /// Whether nobody was asked for a promise in this term.

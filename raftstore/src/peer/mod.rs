@@ -340,7 +340,7 @@ impl Peer {
         if self.is_bound(env) && !self.is_leader() {
             self.tick_bound(env);
         } else {
-            self.node.tick();
+            self.tick_core(env);
         }
         self.fortify(env);
         self.writes.expire(env.now, self.region.id);

@@ -12,6 +12,8 @@ pub struct Stats {
     pub turns: u64,
     /// Frames sent.
     pub frames: u64,
+    /// Heartbeats of regions that arrived.
+    pub heartbeats: u64,
     /// Client operations with a known outcome.
     pub operations: u64,
     /// Client operations whose outcome nobody knows.
@@ -96,10 +98,11 @@ pub struct Stats {
 
 impl Stats {
     /// All counts with their names.
-    pub fn list(&self) -> [(&'static str, u64); 42] {
+    pub fn list(&self) -> [(&'static str, u64); 43] {
         [
             ("turns", self.turns),
             ("frames", self.frames),
+            ("heartbeats", self.heartbeats),
             ("operations", self.operations),
             ("unknown", self.unknown),
             ("retries", self.retries),
@@ -161,6 +164,7 @@ impl Stats {
     pub fn add(&mut self, other: &Self) {
         self.turns += other.turns;
         self.frames += other.frames;
+        self.heartbeats += other.heartbeats;
         self.operations += other.operations;
         self.unknown += other.unknown;
         self.retries += other.retries;

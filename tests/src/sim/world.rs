@@ -526,6 +526,8 @@ impl World {
                     pb::StoreFrame::decode(bytes.clone()).expect("the simulated network damages nothing");
                 self.trace.note(now, &[4, from.0, to.0, sum], || super::describe::frame(&frame));
                 self.check_frame(&frame);
+                self.stats.heartbeats +=
+                    frame.heartbeats.as_ref().map_or(0, |beats| beats.region_id.len() as u64);
                 self.ambush((from, to), &frame, &bytes);
                 let refused = self.hosts[&to].store().map(|store| store.on_frame(frame));
                 if let Some(Err(why)) = refused {

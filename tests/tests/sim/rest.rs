@@ -1,7 +1,7 @@
 //! Regions that sleep, under the simulator's stores.
 
 use flotilla_placement::RegionInfo;
-use flotilla_raftstore::Counters;
+use flotilla_raftstore::{Counters, StoreConfig};
 use flotilla_region::{RegionId, StoreId};
 use flotilla_tests::sim::world::World;
 
@@ -14,12 +14,16 @@ const PEER_DOWN_MS: u64 = 2_000;
 
 /// Three stores that support each other, without faults, clients or comparisons, whose regions sleep.
 fn sleeping_world(seed: u64) -> World {
+    world_with(seed, |config| config.sleep_ticks = 3)
+}
+
+fn world_with(seed: u64, change: impl Fn(&mut StoreConfig)) -> World {
     let mut profile = play::calm(seed, 3);
     let config = &mut profile.config;
     config.store_liveness = true;
     (config.liveness_duration_ms, config.liveness_interval_ms) = (1_000, 375);
-    config.sleep_ticks = 3;
     config.peer_down_ms = PEER_DOWN_MS;
+    change(config);
     let mut world = World::new(seed, profile, false);
     wait(&mut world, "every region has three replicas and a leader", |world| {
         let known = |id| world.operator.leader_of(id).is_some_and(|leader| leader.region.peers.len() == 3);
@@ -90,5 +94,48 @@ fn a_leader_that_sleeps_tells_of_a_follower_whose_store_it_cannot_reach_and_of_i
         wait(&mut world, "the follower is back", |world| {
             known(world, leader_of(world, USER)).down.is_empty()
         });
+    }
+}
+
+#[test]
+fn regions_that_are_awake_send_heartbeats_where_these_tell_something() {
+    const ELECTION_US: u64 = 600_000;
+    for seed in 0..10 {
+        let mut world = world_with(seed, |config| {
+            (config.tick_ms, config.election_ticks, config.heartbeat_ticks) = (100, 6, 2);
+            config.lease_ms = 400;
+            config.sleep_ticks = u32::MAX;
+            config.placement.merge_regions = false;
+            (config.split_bytes, config.split_keys, config.split_busy_bytes) = (0, 0, 0);
+            (config.load_split_requests, config.load_split_bytes, config.load_split_cpu_ms) = (0, 0, 0);
+        });
+        let rate = |world: &mut World, us: u64| {
+            let before = world.stats.heartbeats;
+            run_for(world, us);
+            world.stats.heartbeats - before
+        };
+        world.start_clients();
+        run_for(&mut world, 3_000_000);
+        world.clients.stopped = true;
+        run_for(&mut world, 2_000_000);
+        // Each leader asks each follower once for each of its quorum checks, or twice if the answer takes its time, and not
+        // three times; in some worlds ticks are slow.
+        let regions = world.hosts[&StoreId(1)].store().expect("it runs").region_count() as u64;
+        let checks = regions * 2 * 30_000_000 / ELECTION_US;
+        let at_rest = rate(&mut world, 30_000_000);
+        let few = checks / 2..checks * 3 / 2;
+        assert!(few.contains(&at_rest), "seed {seed}: {at_rest} of {checks}");
+
+        let (leader, meta) = (leader_of(&world, USER), leader_of(&world, RegionId::META));
+        let other = *world.hosts.keys().find(|id| **id != leader && **id != meta).expect("three stores");
+        // Only answers are lost, so that heartbeats arrive: nobody else says now that the followers live.
+        world.network.cut(other, leader);
+        run_for(&mut world, 2_000_000);
+        let cut = rate(&mut world, 30_000_000);
+        assert!(cut >= at_rest + checks / regions / 2, "seed {seed}: {cut} after {at_rest}");
+        world.network.heal();
+        run_for(&mut world, 5_000_000);
+        let healed = rate(&mut world, 30_000_000);
+        assert!(few.contains(&healed), "seed {seed}: {healed} of {checks}");
     }
 }

@@ -139,7 +139,10 @@ impl<S: Storage> Raft<S> {
             return Ok(());
         }
         let context = std::mem::take(&mut m.context);
-        self.compose(Kind::HeartbeatResponse, m.from).context = context;
+        // Where heartbeats are what spreads commits, the leader may leave out those that tell nothing.
+        let known = if self.settings.tell_known_commit { self.log.committed } else { Index::ZERO };
+        let answer = self.compose(Kind::HeartbeatResponse, m.from);
+        (answer.commit, answer.context) = (known, context);
         Ok(())
     }
 }

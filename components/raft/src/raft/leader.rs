@@ -180,9 +180,10 @@ impl<S: Storage> Raft<S> {
     }
 
     fn on_heartbeat_response(&mut self, m: &Message) {
-        let last_index = self.log.last_index();
+        let (last_index, committed) = (self.log.last_index(), self.log.committed);
         let Some(progress) = self.tracker.progress.get_mut(m.from) else { return };
         progress.recent_active = true;
+        progress.knows_commit = m.commit == committed;
         progress.is_flow_paused = false;
         progress.is_held_back = false;
         let is_behind = progress.matched < last_index || progress.state == ProgressState::Probe;

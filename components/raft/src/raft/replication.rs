@@ -7,7 +7,7 @@ use crate::{
     entry::payload_size,
     message::{Message, MessageKind as Kind},
     storage::{FetchContext, Storage, StorageError},
-    tracker::ProgressState,
+    tracker::{Progress, ProgressState},
     types::{Index, PeerId, Role},
 };
 
@@ -164,17 +164,34 @@ impl<S: Storage> Raft<S> {
         true
     }
 
-    /// Sends periodic heartbeats, which also confirm waiting reads.
+    /// Sends the periodic heartbeats, which also confirm waiting reads. Who `is_bound` and knows all gets the first one after
+    /// each quorum check, and later ones if it has not answered by half of the time.
+    pub(super) fn beat(&mut self, is_bound: impl Fn(PeerId) -> bool) {
+        let context = self.reads.heartbeat_context();
+        let (elapsed, last) = (self.timers.election_elapsed, self.log.last_index());
+        let is_for_all = elapsed < self.settings.heartbeat_ticks || !context.is_empty();
+        let is_late = elapsed > self.settings.election_ticks / 2;
+        self.send_heartbeats(&context, |to, progress| {
+            let is_asked = progress.recent_active || !is_late;
+            is_for_all || !is_asked || !progress.knows_all(last) || !is_bound(to)
+        });
+    }
+
+    /// Sends a heartbeat to everybody.
     pub fn broadcast_heartbeat(&mut self) {
         let context = self.reads.heartbeat_context();
         self.broadcast_heartbeat_with(&context);
     }
 
     pub(super) fn broadcast_heartbeat_with(&mut self, context: &Bytes) {
+        self.send_heartbeats(context, |_, _| true);
+    }
+
+    fn send_heartbeats(&mut self, context: &Bytes, is_wanted: impl Fn(PeerId, &Progress) -> bool) {
         for slot in 0..self.tracker.progress.len() {
             let (to, progress) = self.tracker.progress.slot_mut(slot);
             progress.inflights.release_if_empty();
-            if to == self.id {
+            if to == self.id || !is_wanted(to, progress) {
                 continue;
             }
             // The peer must not commit beyond what it is known to share.
@@ -193,6 +210,7 @@ impl<S: Storage> Raft<S> {
             if planted!(OldTermCommitted) { self.log.term(index).unwrap_or_default() } else { self.term };
         let advanced = self.log.maybe_commit(index, own);
         if advanced {
+            self.tracker.progress.iter_mut().for_each(|(_, progress)| progress.knows_commit = false);
             self.answer_postponed_reads();
         }
         advanced

@@ -42,6 +42,8 @@ pub struct Progress {
     pub recent_active: bool,
     /// Whether it was heard from between the last two quorum checks.
     pub(crate) was_active: bool,
+    /// Whether it has said that it knows of all commits; only with `skip_commit_broadcast`.
+    pub(crate) knows_commit: bool,
     /// Whether sending pauses until the next response.
     pub is_flow_paused: bool,
     /// Whether the peer is a learner.
@@ -66,6 +68,7 @@ impl Progress {
             state: ProgressState::Probe,
             recent_active: false,
             was_active: false,
+            knows_commit: false,
             is_flow_paused: false,
             is_learner,
             append_due: false,
@@ -77,6 +80,15 @@ impl Progress {
     /// nobody is `recent_active`, which says nothing about anybody.
     pub fn is_alive(&self) -> bool {
         self.recent_active || self.was_active
+    }
+
+    /// Whether a heartbeat tells the peer nothing, and its answer nothing but that it lives: it has the log up to `last`, and
+    /// has said that it knows what of it is committed.
+    pub(crate) fn knows_all(&self, last: Index) -> bool {
+        self.knows_commit
+            && self.state == ProgressState::Replicate
+            && self.matched == last
+            && self.pending_request_snapshot.is_zero()
     }
 
     /// A quorum check begins a new time of listening.

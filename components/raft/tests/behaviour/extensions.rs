@@ -157,6 +157,88 @@ fn commit_broadcasts_can_be_switched_off_except_for_conf_changes() {
 }
 
 #[test]
+fn who_is_bound_gets_no_heartbeats_that_tell_it_nothing() {
+    let mut peer = leader_of(&[1, 2, 3], |config| {
+        config.skip_commit_broadcast = true;
+        config.check_quorum = true;
+        config.election_ticks = 10;
+    });
+    let knows = |from, commit| Message { commit: Index(commit), ..message(Kind::HeartbeatResponse, from, 1) };
+    let beats = |peer: &mut Peer, is_bound: &dyn Fn(u64) -> bool| -> Vec<u64> {
+        peer.raw.tick_beside(|id| is_bound(id.0));
+        of_kind(&peer.work(), Kind::Heartbeat).iter().map(|beat| beat.to.0).collect()
+    };
+    let (nobody, everybody) = (|_| false, |_| true);
+    peer.exchange(ack(2, 1, 1));
+    peer.exchange(ack(3, 1, 1));
+    assert_eq!(beats(&mut peer, &everybody), [2, 3], "nobody has said what it knows");
+    for from in [2, 3] {
+        peer.exchange(knows(from, 1));
+    }
+    assert_eq!(beats(&mut peer, &nobody), [2, 3]);
+    assert_eq!(beats(&mut peer, &|id| id == 2), [3]);
+    peer.raw.broadcast_heartbeat();
+    assert_eq!(of_kind(&peer.work(), Kind::Heartbeat).len(), 2, "asked for, everybody gets one");
+
+    peer.propose("x").expect("leader");
+    peer.work();
+    assert_eq!(beats(&mut peer, &everybody), [2, 3], "they lack an entry");
+    peer.exchange(ack(2, 1, 2));
+    peer.exchange(ack(3, 1, 2));
+    assert_eq!(beats(&mut peer, &everybody), [2, 3], "they do not know that it is committed");
+    peer.exchange(knows(2, 2));
+    peer.exchange(knows(3, 1));
+    assert_eq!(beats(&mut peer, &everybody), [3], "an old answer");
+    peer.exchange(knows(3, 2));
+    assert!(beats(&mut peer, &everybody).is_empty());
+    peer.raw.report_unreachable(PeerId(3));
+    assert_eq!(beats(&mut peer, &everybody), [3], "who is probed is asked");
+    peer.exchange(ack(3, 1, 2));
+    peer.exchange(knows(3, 2));
+    peer.raw.read_index(Bytes::from_static(b"read"));
+    peer.work();
+    assert_eq!(beats(&mut peer, &everybody), [2, 3], "a read waits for what they say");
+}
+
+#[test]
+fn who_is_bound_is_asked_once_for_each_quorum_check_and_counts_as_heard_from_by_its_answer_only() {
+    let mut peer = leader_of(&[1, 2, 3], |config| {
+        config.skip_commit_broadcast = true;
+        config.check_quorum = true;
+        config.election_ticks = 10;
+    });
+    peer.exchange(ack(2, 1, 1));
+    peer.exchange(ack(3, 1, 1));
+    let mut sent = 0;
+    for _ in 0..100 {
+        peer.raw.tick_beside(|_| true);
+        for beat in of_kind(&peer.work(), Kind::Heartbeat) {
+            sent += 1;
+            let answer = message(Kind::HeartbeatResponse, beat.to.0, 1);
+            peer.exchange(Message { commit: Index(1), ..answer });
+        }
+    }
+    assert_eq!(sent, 2 * (1 + 10), "the first ones tell of the commit");
+    assert_eq!(peer.raw.role(), Role::Leader);
+    for _ in 0..20 {
+        peer.raw.tick_beside(|_| true);
+        peer.work();
+    }
+    assert_eq!(peer.raw.role(), Role::Follower, "nobody was heard from");
+}
+
+#[test]
+fn followers_tell_what_they_know_to_be_committed_where_heartbeats_spread_it() {
+    for skips in [false, true] {
+        let config = Config { skip_commit_broadcast: skips, ..config(1) };
+        let mut peer = Peer::new(&config, storage(members(&[1, 2, 3], &[]), &[1, 1]));
+        let sent = peer.exchange(heartbeat(2, 1, 2));
+        let told: Vec<_> = of_kind(&sent, Kind::HeartbeatResponse).iter().map(|m| m.commit.0).collect();
+        assert_eq!(told, [if skips { 2 } else { 0 }]);
+    }
+}
+
+#[test]
 fn the_window_of_a_peer_can_be_changed_while_running() {
     let mut peer = leader_of(&[1, 2, 3], |_| {});
     peer.raw.set_inflight_messages_max(PeerId(2), 1);
