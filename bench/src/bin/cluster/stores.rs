@@ -23,8 +23,10 @@ pub const STORES: usize = 3;
 const SPLIT_TRIES: usize = 100;
 /// Cuts in one split.
 const CUTS: usize = 15;
-/// How long the cluster may take to be ready, or to place what was split.
+/// How long the cluster may take to be ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long it may take to place what was split: while leaders are spread, some thirty a second, a few have none at any moment.
+const PLACED_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long after the splits leaders are given to spread.
 const SPREAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Leaders of stores may differ by so much of the mean.
@@ -340,7 +342,7 @@ impl Stores {
             if reloaded.is_ok() && !routes.is_empty() && gaps == 0 && placed == routes.len() && is_spread {
                 return Ok(());
             }
-            if waited > READY_TIMEOUT {
+            if waited > PLACED_TIMEOUT {
                 return Err(format!(
                     "after {} s {placed} of {} regions are placed, {gaps} are not known",
                     waited.as_secs(),
