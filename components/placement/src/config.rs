@@ -33,7 +33,7 @@ pub struct PlacementConfig {
     pub filling_per_store_max: u64,
     /// Replicas that the leaders on one store may be filling at once.
     pub sending_per_store_max: u64,
-    /// Leader transfers for balance under way at once.
+    /// Leader transfers for balance, and off slow disks, under way at once; one for every 250 regions, if that is more.
     pub transfers_max: usize,
     /// Balance moves of replicas under way at once.
     pub moves_max: usize,

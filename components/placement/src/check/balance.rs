@@ -18,14 +18,15 @@ pub(super) fn leave_slow_disks(round: &mut Round<'_>) {
     if !round.sites.values().any(|site| site.info.disk.is_slow) {
         return;
     }
-    let view = round.view;
+    let (view, mut slots) = (round.view, round.transfer_slots());
     for info in view.regions().iter() {
-        if !round.has_transfer_slot() {
+        if slots == 0 {
             return;
         }
         let Some(leader) = free_leader(round, info).filter(|p| is_slow(round, p.store)) else { continue };
         if let Some(heir) = best_heir(round, info) {
             round.ask(info, leader, Reason::SlowDisk, Step::TransferLeader(heir));
+            slots -= 1;
         }
     }
 }
@@ -56,9 +57,9 @@ pub(super) fn balance_leaders(round: &mut Round<'_>) {
     if spread < tolerance {
         return;
     }
-    let view = round.view;
+    let (view, mut slots) = (round.view, round.transfer_slots());
     for info in view.regions().iter().filter(|info| info.is_counted()) {
-        if !round.has_transfer_slot() {
+        if slots == 0 {
             return;
         }
         let Some(leader) = free_leader(round, info) else { continue };
@@ -66,6 +67,7 @@ pub(super) fn balance_leaders(round: &mut Round<'_>) {
         let leaders = |store: StoreId| round.sites[&store].load.leaders;
         if leaders(leader.store) >= leaders(heir.store) + tolerance {
             round.ask(info, leader, Reason::BalanceLeaders, Step::TransferLeader(heir));
+            slots -= 1;
         }
     }
 }

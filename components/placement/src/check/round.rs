@@ -11,6 +11,10 @@ use crate::{
     RegionInfo, Step, StoreHealth, StoreInfo, StoreLoad, StoreState,
 };
 
+/// A transfer interrupts its region for a moment: so many regions stand still for one that is handed over. The time to spread
+/// leaders then does not grow with the number of regions.
+const REGIONS_PER_TRANSFER: usize = 250;
+
 /// What a peer is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum PeerHealth {
@@ -209,9 +213,11 @@ impl<'a> Round<'a> {
         self.flight.learner_since_ms(peer).map_or(0, |since| self.now_ms.saturating_sub(since))
     }
 
-    pub(super) fn has_transfer_slot(&self) -> bool {
-        let is_balance = |o: &&Operator| o.reason == Reason::BalanceLeaders;
-        self.flight.operators().filter(is_balance).count() < self.config.transfers_max
+    /// Transfers for the sake of stores, not of their region, that may be added to those under way.
+    pub(super) fn transfer_slots(&self) -> usize {
+        let is_one = |o: &&Operator| matches!(o.reason, Reason::BalanceLeaders | Reason::SlowDisk);
+        let most = self.config.transfers_max.max(self.view.regions().len() / REGIONS_PER_TRANSFER);
+        most.saturating_sub(self.flight.operators().filter(is_one).count())
     }
 
     pub(super) fn has_move_slot(&self) -> bool {

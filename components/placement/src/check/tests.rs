@@ -540,6 +540,28 @@ fn leaders_move_to_stores_with_fewer_until_the_difference_is_small() {
 }
 
 #[test]
+fn as_many_leaders_move_at_a_time_as_the_limit_and_the_number_of_regions_allow() {
+    for (regions, expected) in [(30, 3), (1_000, 4), (2_000, 8)] {
+        let mut world = World::new(3);
+        world.config.transfers_max = 3;
+        let mut regions: Vec<RegionInfo> = (100..100 + regions).map(|id| region(id, &[1, 2, 3])).collect();
+        regions.iter().for_each(|info| world.report(info));
+        let operators = world.check();
+        assert_eq!(operators.len(), expected);
+        assert_eq!(world.check(), [], "all are under way");
+        let moved = operators.into_iter().take(2);
+        for operator in moved {
+            let info =
+                regions.iter_mut().find(|info| info.region.id == operator.region).expect("one of them");
+            let Step::TransferLeader(heir) = operator.step else { panic!("{operator:?}") };
+            (info.leader, info.term) = (Some(heir.id), Term(info.term.get() + 1));
+            world.report(info);
+        }
+        assert_eq!(world.check().len(), 2, "two have made room");
+    }
+}
+
+#[test]
 fn leaders_stay_where_the_difference_is_within_tolerance() {
     let mut world = World::new(3);
     for (id, stores) in [(100, [1, 2, 3]), (101, [1, 2, 3]), (102, [2, 1, 3]), (103, [3, 1, 2])] {
