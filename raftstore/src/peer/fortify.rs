@@ -257,6 +257,8 @@ impl Peer {
     /// A follower asks whether this peer still leads in the term of its promise.
     pub(crate) fn on_wake(&mut self, from: PeerInfo, term: Term, env: &mut Env) {
         if self.is_leader() && self.node.term() == term {
+            // It has forgotten what it was told, too.
+            self.forget_knowing(from.id);
             self.node.broadcast_heartbeat();
         } else {
             self.answer_not_leader(from, term, env);
@@ -367,12 +369,18 @@ impl Peer {
     }
 
     /// A tick of a peer that may not campaign: if it does not know the leader to whom it is bound (its process started
-    /// again), it asks.
+    /// again), or hears nothing of it that would let it sleep, it asks.
     pub(crate) fn tick_bound(&mut self, env: &mut Env) {
         let Some(promise) = self.promise else { return };
         self.bound_ticks += 1;
-        let pause = env.shared.config.election_ticks as u32 / 2;
-        if !self.node.leader().is_zero() || !self.bound_ticks.is_multiple_of(pause.max(1)) {
+        let pause = if self.node.leader().is_zero() {
+            env.shared.config.election_ticks as u32 / 2
+        } else if self.is_left_awake(env) {
+            env.shared.config.sleep_ticks.saturating_mul(4)
+        } else {
+            return;
+        };
+        if !self.bound_ticks.is_multiple_of(pause.max(1)) {
             return;
         }
         let to = PeerInfo { id: promise.leader, store: promise.store, ..PeerInfo::default() };

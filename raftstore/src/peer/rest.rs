@@ -202,6 +202,16 @@ impl Peer {
         }
     }
 
+    /// A follower does not know any more that all of the log is committed.
+    pub(super) fn forget_knowing(&mut self, follower: PeerId) {
+        self.rest.knowing.2.retain(|id| *id != follower);
+    }
+
+    /// Whether a follower has nothing to do for so long that its leader sleeps, or waits for somebody else.
+    pub(super) fn is_left_awake(&self, env: &Env) -> bool {
+        self.rest.quiet_ticks > env.shared.config.sleep_ticks.saturating_mul(2)
+    }
+
     /// A follower knows that all of the log is committed.
     pub(crate) fn on_rested(&mut self, from: PeerId, note: &pb::Fortification) {
         let at = (Term(note.term), Index(note.index));

@@ -74,6 +74,26 @@ fn peers_that_sleep_are_packed_all_of_them() {
 }
 
 #[test]
+fn all_peers_sleep_again_after_the_death_and_the_return_of_a_store() {
+    for seed in 0..20 {
+        let mut world = sleeping_world(seed);
+        let is_packed = |world: &World| {
+            let mut stores = world.hosts.values().filter_map(|host| host.store());
+            stores.all(|store| store.packed_peers() == store.region_count() as u64)
+        };
+        wait(&mut world, "all peers are packed", is_packed);
+        let leader = leader_of(&world, USER);
+        for down_us in [300_000, 3_000_000, 8_000_000] {
+            world.stop(leader, "test");
+            run_for(&mut world, down_us);
+            world.start(leader);
+            let is_back = |world: &World| world.hosts[&leader].store().is_some();
+            wait(&mut world, "all peers are packed again", |world| is_back(world) && is_packed(world));
+        }
+    }
+}
+
+#[test]
 fn a_leader_that_sleeps_tells_of_a_follower_whose_store_it_cannot_reach_and_of_its_return() {
     for seed in 0..20 {
         let mut world = sleeping_world(seed);
