@@ -31,6 +31,7 @@ use crate::cluster_service::{ClusterAdmin, statuses};
 use crate::config::Config;
 use crate::error::StartError;
 use crate::kv_service::KvService;
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::node::{COMMIT, Node, VERSION};
 use crate::pd_service::PdService;
@@ -189,6 +190,7 @@ async fn run(config: Config) -> Result<(), StartError> {
     tracing::info!(cluster = cluster.0, store = id.0, address = %node.address, "the store serves");
     tokio::spawn(status::watch_ready(node.clone(), store.clone()));
     tokio::spawn(status::report_load(store.clone(), dir, log));
+    tokio::spawn(memory::give_back());
     let announced = tokio::spawn(bootstrap::announce(node.clone(), store.clone(), server.cluster.clone()));
     tokio::select! {
         refused = refusal(announced) => return Err(refused),
