@@ -48,6 +48,12 @@ fn wakes(world: &World, store: StoreId) -> u64 {
     count(world.hosts[&store].store().expect("it runs").counters())
 }
 
+/// Whether all stores run, and all their peers are packed.
+fn is_packed(world: &World) -> bool {
+    let mut stores = world.hosts.values().map(|host| host.store());
+    stores.all(|store| store.is_some_and(|store| store.packed_peers() == store.region_count() as u64))
+}
+
 fn wait(world: &mut World, what: &str, is_done: impl FnMut(&World) -> bool) {
     play::wait(world, PATIENCE_US, what, is_done);
 }
@@ -56,10 +62,6 @@ fn wait(world: &mut World, what: &str, is_done: impl FnMut(&World) -> bool) {
 fn peers_that_sleep_are_packed_all_of_them() {
     for seed in 0..5 {
         let mut world = sleeping_world(seed);
-        let is_packed = |world: &World| {
-            let mut stores = world.hosts.values().map(|host| host.store().expect("it runs"));
-            stores.all(|store| store.packed_peers() == store.region_count() as u64)
-        };
         wait(&mut world, "all peers are packed", is_packed);
         let (leader, before) = (leader_of(&world, USER), wakes(&world, leader_of(&world, USER)));
         let other = *world.hosts.keys().find(|id| **id != leader).expect("three stores");
@@ -77,18 +79,13 @@ fn peers_that_sleep_are_packed_all_of_them() {
 fn all_peers_sleep_again_after_the_death_and_the_return_of_a_store() {
     for seed in 0..20 {
         let mut world = sleeping_world(seed);
-        let is_packed = |world: &World| {
-            let mut stores = world.hosts.values().filter_map(|host| host.store());
-            stores.all(|store| store.packed_peers() == store.region_count() as u64)
-        };
         wait(&mut world, "all peers are packed", is_packed);
         let leader = leader_of(&world, USER);
         for down_us in [300_000, 3_000_000, 8_000_000] {
             world.stop(leader, "test");
             run_for(&mut world, down_us);
             world.start(leader);
-            let is_back = |world: &World| world.hosts[&leader].store().is_some();
-            wait(&mut world, "all peers are packed again", |world| is_back(world) && is_packed(world));
+            wait(&mut world, "all peers are packed again", is_packed);
         }
     }
 }
@@ -148,7 +145,7 @@ fn regions_that_are_awake_send_heartbeats_where_these_tell_something() {
 
         let (leader, meta) = (leader_of(&world, USER), leader_of(&world, RegionId::META));
         let other = *world.hosts.keys().find(|id| **id != leader && **id != meta).expect("three stores");
-        // Only answers are lost, so that heartbeats arrive: nobody else says now that the followers live.
+        // Only answers are lost, so that heartbeats arrive: the leader cannot count on that follower's promise.
         world.network.cut(other, leader);
         run_for(&mut world, 2_000_000);
         let cut = rate(&mut world, 30_000_000);

@@ -156,21 +156,27 @@ fn commit_broadcasts_can_be_switched_off_except_for_conf_changes() {
     assert_eq!(of_kind(&peer.exchange(ack(2, 1, 4)), Kind::Append).len(), 2);
 }
 
-#[test]
-fn who_is_bound_gets_no_heartbeats_that_tell_it_nothing() {
+/// A leader whose followers have its first entry, and have not said that they know it to be committed.
+fn leader_beside_bound() -> Peer {
     let mut peer = leader_of(&[1, 2, 3], |config| {
         config.skip_commit_broadcast = true;
         config.check_quorum = true;
         config.election_ticks = 10;
     });
+    peer.exchange(ack(2, 1, 1));
+    peer.exchange(ack(3, 1, 1));
+    peer
+}
+
+#[test]
+fn who_is_bound_gets_no_heartbeats_that_tell_it_nothing() {
+    let mut peer = leader_beside_bound();
     let knows = |from, commit| Message { commit: Index(commit), ..message(Kind::HeartbeatResponse, from, 1) };
     let beats = |peer: &mut Peer, is_bound: &dyn Fn(u64) -> bool| -> Vec<u64> {
         peer.raw.tick_beside(|id| is_bound(id.0));
         of_kind(&peer.work(), Kind::Heartbeat).iter().map(|beat| beat.to.0).collect()
     };
     let (nobody, everybody) = (|_| false, |_| true);
-    peer.exchange(ack(2, 1, 1));
-    peer.exchange(ack(3, 1, 1));
     assert_eq!(beats(&mut peer, &everybody), [2, 3], "nobody has said what it knows");
     for from in [2, 3] {
         peer.exchange(knows(from, 1));
@@ -202,13 +208,7 @@ fn who_is_bound_gets_no_heartbeats_that_tell_it_nothing() {
 
 #[test]
 fn who_is_bound_is_asked_once_for_each_quorum_check_and_counts_as_heard_from_by_its_answer_only() {
-    let mut peer = leader_of(&[1, 2, 3], |config| {
-        config.skip_commit_broadcast = true;
-        config.check_quorum = true;
-        config.election_ticks = 10;
-    });
-    peer.exchange(ack(2, 1, 1));
-    peer.exchange(ack(3, 1, 1));
+    let mut peer = leader_beside_bound();
     let mut sent = 0;
     for _ in 0..100 {
         peer.raw.tick_beside(|_| true);
