@@ -9,6 +9,7 @@ use std::time::Duration;
 use flotilla_raftstore::{Clock, FatalHook, Time, Turn, Workers};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::memory::Rest;
 use crate::watchdog::{Pulse, Watchdog};
 
 /// Exit status of a store that met an error after which nothing may be acknowledged.
@@ -77,6 +78,7 @@ pub fn run_workers(workers: Workers, clock: Arc<dyn Clock>, hang_limit: Duration
 
 fn run(mut turn: Box<dyn Turn>, clock: &dyn Clock, pulse: &Pulse) {
     let _guard = ExitOnPanic;
+    let mut rest = Rest::default();
     loop {
         let now = clock.now();
         pulse.begin(now);
@@ -84,6 +86,7 @@ fn run(mut turn: Box<dyn Turn>, clock: &dyn Clock, pulse: &Pulse) {
         let now = clock.now();
         pulse.end(now);
         if !has_work {
+            rest.look(now, pulse.busy_us());
             turn.wait(now.until(turn.deadline()).min(WAIT_MAX));
         }
     }
