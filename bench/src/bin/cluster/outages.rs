@@ -16,6 +16,9 @@ use crate::stores::{self, STORES, Stores};
 const WRITERS: usize = 64;
 /// Between two looks.
 const LOOK_PAUSE: Duration = Duration::from_millis(5);
+/// Stores that took over are to be at rest so long after the last region took a write, and are looked at for so long.
+const REST_AFTER: Duration = Duration::from_secs(5);
+const REST_LOOK: Duration = Duration::from_secs(3);
 /// Bytes of a value.
 const VALUE_BYTES: usize = 256;
 
@@ -68,7 +71,7 @@ pub async fn failover(args: &FailoverArgs) -> Result<(), String> {
     let (mut stores, cluster) = common.start(folder.path(), &still()).await?;
     stores.split(&cluster, &data.cuts(regions)).await?;
     load::fill(&cluster, data).await?;
-    let mut found: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let mut found: BTreeMap<(&str, &str), Vec<f64>> = BTreeMap::new();
     let mut led = 0;
     for trial in 0..trials {
         stores.wait_placed(&cluster, true).await?;
@@ -83,17 +86,23 @@ pub async fn failover(args: &FailoverArgs) -> Result<(), String> {
         stores.kill9(number).await?;
         let times = write_everywhere(&cluster, routes, victim, data, killed).await?;
         for (name, share) in [("first write", 0.0), ("half of the regions", 0.5), ("last region", 1.0)] {
-            found.entry(name).or_default().push(of_sorted(&times, share));
+            found.entry((name, "s")).or_default().push(of_sorted(&times, share));
         }
+        tokio::time::sleep(REST_AFTER).await;
+        let before = stores.reading().await?;
+        tokio::time::sleep(REST_LOOK).await;
+        let after = stores.reading().await?;
+        let cpu = after.cpu_s(&before) / after.seconds(&before) * 100.0;
+        found.entry(("CPU of the two that are left, 5 s later", "% of a core")).or_default().push(cpu);
         let started = Instant::now();
         stores.start_again(number)?;
         stores.wait_ready(number).await?;
-        found.entry("killed store ready again").or_default().push(started.elapsed().as_secs_f64());
+        found.entry(("killed store ready again", "s")).or_default().push(started.elapsed().as_secs_f64());
     }
-    for (name, times) in found {
-        let worst = times.iter().copied().fold(0.0, f64::max);
-        report.add("median", led, name, median(times), "s");
-        report.add("worst", led, name, worst, "s");
+    for ((name, unit), values) in found {
+        let worst = values.iter().copied().fold(0.0, f64::max);
+        report.add("median", led, name, median(values), unit);
+        report.add("worst", led, name, worst, unit);
     }
     stores.stop().await;
     common.options.write(&report)
