@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use flotilla_raftstore::Time;
 
-/// Between two times. What was freed is given back a second later at the earliest, by the allocator's own rule.
+/// Between two looks. What was freed is given back a second later at the earliest, by the allocator's own rule.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// A worker is at rest that was busy for at most one part in so many.
 const REST_PARTS: u64 = 10;
+/// However long the rest, memory is given back after so many intervals.
+const INTERVALS_MAX: u64 = 64;
 
 /// Gives pages back to the system that were freed: those of this thread's heap, where others freed the last that was in them,
 /// and those that no heap holds. The allocator does so when it is asked for more memory or takes some back, some time after
@@ -30,12 +32,16 @@ pub async fn give_back_of_runtime() {
     }
 }
 
-/// Gives back what a worker's thread freed, while it is at rest: a heap belongs to its thread, nobody else can.
+/// Gives back what a worker's thread freed, while it is at rest: a heap belongs to its thread, nobody else can. The longer the
+/// rest, the more rarely, down to every five minutes: there is less and less to give back, and a look at all of a large heap
+/// would be most of what a store at rest does.
 #[derive(Default)]
 pub struct Rest {
     /// When it was looked at last, and how long its turns had taken until then.
     looked: Time,
     busy_us: u64,
+    /// Intervals of rest, one after the other.
+    intervals: u64,
 }
 
 impl Rest {
@@ -51,8 +57,9 @@ impl Rest {
         if u128::from(elapsed_us) < INTERVAL.as_micros() {
             return false;
         }
-        *self = Self { looked: now, busy_us };
-        worked_us <= elapsed_us / REST_PARTS
+        let rests = worked_us <= elapsed_us / REST_PARTS;
+        *self = Self { looked: now, busy_us, intervals: if rests { self.intervals + 1 } else { 0 } };
+        rests && (self.intervals.is_power_of_two() || self.intervals.is_multiple_of(INTERVALS_MAX))
     }
 }
 
@@ -60,13 +67,23 @@ impl Rest {
 mod tests {
     use super::*;
 
+    /// At which of the following intervals of five seconds, each with `busy_us` of work, memory is given back.
+    fn due(rest: &mut Rest, intervals: u64, busy_us: u64) -> Vec<u64> {
+        let (from, busy) = (rest.looked, rest.busy_us);
+        let mut is_due = |n: &u64| rest.is_due(from.plus_ms(n * 5_000), busy + n * busy_us);
+        (1..=intervals).filter(|n| is_due(n)).collect()
+    }
+
     #[test]
-    fn memory_is_given_back_every_five_seconds_of_rest() {
-        let mut rest = Rest { looked: Time(1_000_000), busy_us: 7 };
+    fn memory_is_given_back_after_five_seconds_of_rest_and_ever_more_rarely_then() {
+        let mut rest = Rest { looked: Time(1_000_000), busy_us: 7, intervals: 0 };
         assert!(!rest.is_due(Time(5_999_999), 7), "too early");
-        assert!(rest.is_due(Time(6_000_000), 500_007), "a tenth of the time at work");
-        assert!(!rest.is_due(Time(11_000_000), 1_000_008), "more than a tenth");
-        assert!(!rest.is_due(Time(15_000_000), 1_000_008), "too early again");
-        assert!(rest.is_due(Time(16_000_000), 1_000_008), "rest after work");
+        assert_eq!(
+            due(&mut rest, 200, 500_000),
+            [1, 2, 4, 8, 16, 32, 64, 128, 192],
+            "a tenth of the time at work"
+        );
+        assert_eq!(due(&mut rest, 3, 500_001), [] as [u64; 0], "more than a tenth");
+        assert_eq!(due(&mut rest, 3, 0), [1, 2], "rest after work");
     }
 }
