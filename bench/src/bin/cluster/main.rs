@@ -33,6 +33,10 @@ use flotilla_bench::{report, summary};
 use client::Cluster;
 use load::{Data, Op, Plan, Target, Uniform};
 
+/// The load shares the machine with what it measures: what its calls cost is taken from there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Benchmarks of Flotilla clusters.
 #[derive(Debug, Parser)]
 #[command(name = "cluster")]
