@@ -170,7 +170,7 @@ pub use message::{Extra, Message, MessageKind};
 pub use peer_set::PeerSet;
 pub use raw_node::{Packed, RawNode};
 pub use reads::ReadState;
-pub use ready::Ready;
+pub use ready::{Applying, Ready, Storing, Work};
 pub use status::Status;
 pub use storage::{FetchContext, Storage, StorageError, StorageResult};
 pub use tracker::{Configuration, Inflights, Meter, Progress, ProgressMap, ProgressState, Tracker};

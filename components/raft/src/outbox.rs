@@ -40,6 +40,14 @@ impl Queue {
         std::mem::take(&mut self.messages)
     }
 
+    /// Takes all messages into an empty list, whose buffer is used for those to come.
+    pub fn swap(&mut self, into: &mut Vec<Message>) {
+        debug_assert!(into.is_empty(), "the list is given without messages");
+        if !self.messages.is_empty() {
+            std::mem::swap(&mut self.messages, into);
+        }
+    }
+
     /// Takes over an empty buffer for messages to come, if it is larger than the own one.
     pub fn reuse(&mut self, buffer: Vec<Message>) {
         debug_assert!(buffer.is_empty(), "a buffer comes back without messages");

@@ -17,7 +17,7 @@ use crate::{
     error::{ConfChangeError, ConfigError, StepError},
     message::{Extra, Message, MessageKind as Kind},
     raft::Raft,
-    ready::Ready,
+    ready::{Applying, Ready, Stored, Storing, Work},
     storage::{FetchContext, Storage},
     types::{ConfState, Entry, EntryKind, HardState, Index, PeerId, Role, SoftState, Term},
 };
@@ -32,18 +32,10 @@ struct Spare {
 }
 
 /// What `advance` acknowledges besides the messages to the node itself.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct PendingAdvance {
-    /// Whether a Ready is out.
-    is_ready_out: bool,
-    /// Term when the Ready was taken.
-    term: Term,
-    /// Last log position when the Ready was taken, if anything was unstable.
-    last: Option<(Index, Term)>,
-    /// The Ready's snapshot.
-    snapshot: Option<Index>,
-    /// Last committed entry of the Ready, with the size and the counted payload of all of them.
-    applied: Option<(Index, u64, u64)>,
+    stored: Stored,
+    applying: Option<Applying>,
 }
 
 /// One peer of a group, to be driven by one owner: feed messages and ticks, take a [`Ready`] when there is one, do
@@ -60,9 +52,12 @@ pub struct RawNode<S: Storage> {
     seen_hard_state: HardState,
     /// Messages to the node itself, taken by `advance`.
     own_messages: Vec<Message>,
-    pending: PendingAdvance,
+    /// Of a Ready that is out.
+    pending: Option<PendingAdvance>,
     /// Given back with the last Ready, until a tick after which none came back.
     spare: Option<Box<Spare>>,
+    /// Whether the last tick left buffers of the traffic before it.
+    is_warm: bool,
 }
 
 impl<S: Storage> RawNode<S> {
@@ -82,8 +77,9 @@ impl<S: Storage> RawNode<S> {
             seen_soft_state: raft.soft_state(),
             seen_hard_state: raft.hard_state(),
             own_messages: Vec::new(),
-            pending: PendingAdvance::default(),
+            pending: None,
             spare: None,
+            is_warm: false,
             raft: Watched::new(raft),
         }
     }
@@ -118,7 +114,7 @@ impl<S: Storage> RawNode<S> {
         Ok(())
     }
 
-    /// Advances the logical clock by one tick. Spare buffers are freed if none came back since the last one.
+    /// Advances the logical clock by one tick. Spare buffers are freed if nothing happened since the last one.
     pub fn tick(&mut self) {
         self.tick_beside(|_| false);
     }
@@ -129,11 +125,14 @@ impl<S: Storage> RawNode<S> {
     /// and what of it is committed. `is_bound` is called when heartbeats are due.
     pub fn tick_beside(&mut self, is_bound: impl Fn(PeerId) -> bool) {
         let was_used = self.raft.take_used();
-        match self.spare.as_deref_mut() {
-            Some(spare) if spare.is_fresh => spare.is_fresh = false,
-            None if !was_used => {}
-            _ => self.release_buffers(),
+        let is_fresh = match self.spare.as_deref_mut() {
+            Some(spare) => std::mem::take(&mut spare.is_fresh),
+            None => self.is_async && was_used,
+        };
+        if !is_fresh && (was_used || self.is_warm || self.spare.is_some()) {
+            self.release_buffers();
         }
+        self.is_warm = is_fresh;
         self.raft.maybe_touch(|raft| raft.tick(is_bound));
     }
 
@@ -318,43 +317,141 @@ impl<S: Storage> RawNode<S> {
     /// # Panics
     /// Without async storage writes, if the previous Ready was not acknowledged by [`Self::advance`].
     pub fn ready(&mut self) -> Ready {
-        assert!(!self.pending.is_ready_out, "ready() was called twice without advance()");
-        self.raft.flush_due_appends();
-        let mut ready = self.collect();
+        assert!(self.pending.is_none(), "ready() was called twice without advance()");
+        let Spare { entries, committed: committed_entries, .. } =
+            self.spare.as_deref_mut().map(std::mem::take).unwrap_or_default();
+        let mut ready = Ready { entries, committed_entries, ..Ready::default() };
+        self.collect(&mut ready);
+        ready.messages = self.raft.outbox.now.take();
         if self.is_async {
             self.attach_storage_messages(&mut ready);
         } else {
             self.prepare_advance(&mut ready);
         }
-        self.accept(&ready);
+        let applying = self.pending.as_ref().and_then(|pending| pending.applying);
+        self.accept(&ready, applying.map(|applying| applying.bytes));
         ready
     }
 
-    fn collect(&mut self) -> Ready {
-        let ahead_max = self.apply_ahead_max();
-        let raft = &mut self.raft;
-        let soft_state = raft.soft_state();
-        let Spare { mut entries, committed: mut committed_entries, .. } =
-            self.spare.as_deref_mut().map(std::mem::take).unwrap_or_default();
-        entries.extend_from_slice(raft.log.unstable.next_entries());
-        raft.log.take_committed_entries(ahead_max, &mut committed_entries);
-        let snapshot = raft.log.unstable.next_snapshot().map(|snapshot| Box::new(snapshot.clone()));
-        let messages = raft.outbox.now.take();
-        let read_states = std::mem::take(&mut raft.reads.states);
-        let hard_state = self.changed_hard_state();
-        let seen = self.seen_hard_state;
-        let must_sync = !entries.is_empty()
-            || hard_state.is_some_and(|new| (new.term, new.vote) != (seen.term, seen.vote));
-        Ready {
-            soft_state: (soft_state != self.seen_soft_state).then_some(soft_state),
-            hard_state,
-            read_states,
-            entries,
-            snapshot,
-            committed_entries,
-            messages,
-            must_sync,
+    /// Takes the work to be done into `work`, whose lists must be empty and whose buffers are used again, instead of as
+    /// [`Self::ready`]: for owners with threads of their own for log and state machine, which then pass no messages of the
+    /// core and allocate nothing for each piece of work.
+    ///
+    /// # Panics
+    /// Without async storage writes.
+    pub fn take_work(&mut self, work: &mut Work) {
+        assert!(self.is_async, "work is taken with async storage writes only");
+        debug_assert!(work.is_taken_over(), "work of before was not taken over");
+        self.collect(&mut work.ready);
+        let Work { ready, answers, storing, applying } = work;
+        self.raft.outbox.now.swap(&mut ready.messages);
+        let has_state = ready.hard_state.is_some() || ready.snapshot.is_some();
+        *storing = None;
+        if has_state || !ready.entries.is_empty() || !self.raft.outbox.after_append.is_empty() {
+            *storing = Some(self.storing_with(ready, answers));
         }
+        *applying = self.applying_of(ready);
+        self.accept(ready, applying.map(|applying| applying.bytes));
+    }
+
+    /// What storing the work makes true. Answers to others go to `answers`.
+    fn storing_with(&mut self, ready: &Ready, answers: &mut Vec<Message>) -> Storing {
+        let own = self.raft.id;
+        self.raft.outbox.after_append.swap(answers);
+        let mut storing = Storing { stored: self.stored_by(ready), ..Storing::default() };
+        if answers.iter().any(|answer| answer.to == own) {
+            // A leader's, then: nearly always one run of acknowledgements.
+            answers.retain_mut(|answer| {
+                let is_run = answer.kind == Kind::AppendResponse;
+                if answer.to == own && is_run && storing.acks.is_none() && storing.own.is_empty() {
+                    storing.acks = Some((answer.term, answer.commit, answer.index));
+                } else if answer.to == own {
+                    storing.own.push(std::mem::take(answer));
+                } else {
+                    return true;
+                }
+                false
+            });
+        }
+        storing
+    }
+
+    /// What storing the work makes true, but for the answers that wait for it.
+    fn stored_by(&self, ready: &Ready) -> Stored {
+        let snapshot = ready.snapshot.as_ref().map(|snapshot| snapshot.meta.index);
+        Stored { term: self.raft.term, last: self.unstable_end(), snapshot }
+    }
+
+    /// What applying the committed entries of the work makes true.
+    fn applying_of(&self, ready: &Ready) -> Option<Applying> {
+        let entries = &ready.committed_entries;
+        entries.last().map(|last| Applying {
+            term: self.raft.term,
+            index: last.index,
+            bytes: entries_size(entries),
+            payload: self.raft.counted_payload(entries),
+        })
+    }
+
+    /// The work that [`Work::storing`] came with is stored.
+    pub fn on_stored(&mut self, storing: Storing) {
+        let Storing { stored, acks, mut own } = storing;
+        if let Some((term, first, last)) = acks {
+            // Refused by nobody who still leads in that term, and void for others.
+            let _ = self.raft.on_own_acks(term, first, last);
+        }
+        for answer in &mut own {
+            let _ = self.take_own(answer);
+        }
+        self.finish_storing(&stored);
+    }
+
+    fn take_own(&mut self, answer: &mut Message) -> Result<(), StepError> {
+        self.raft.check_message(answer, true)?;
+        match answer.kind {
+            Kind::AppendResponse => self.raft.on_own_acks(answer.term, answer.commit, answer.index),
+            _ => self.raft.step(answer),
+        }
+    }
+
+    fn finish_storing(&mut self, stored: &Stored) {
+        if !stored.is_nothing() {
+            let (index, log_term) = stored.last.unwrap_or_default();
+            self.raft.on_append_stored(stored.term, index, log_term, stored.snapshot);
+        }
+    }
+
+    /// The entries that [`Work::applying`] came with are applied. Ignored if they were not handed out.
+    pub fn on_applied(&mut self, applying: Applying) {
+        if applying.index <= self.raft.log.applying.max(self.raft.log.applied) {
+            self.finish_applying(&applying);
+        }
+    }
+
+    fn finish_applying(&mut self, applying: &Applying) {
+        let is_same_leadership = self.raft.term == applying.term;
+        self.raft.applied_to(applying.index, applying.bytes);
+        if is_same_leadership {
+            self.raft.release_uncommitted(applying.payload);
+        }
+    }
+
+    /// Fills in everything but the messages.
+    fn collect(&mut self, ready: &mut Ready) {
+        let ahead_max = self.apply_ahead_max();
+        self.raft.flush_due_appends();
+        let hard_state = self.changed_hard_state();
+        let raft = &mut *self.raft;
+        let soft_state = raft.soft_state();
+        ready.soft_state = (soft_state != self.seen_soft_state).then_some(soft_state);
+        ready.hard_state = hard_state;
+        ready.read_states.append(&mut raft.reads.states);
+        ready.entries.extend_from_slice(raft.log.unstable.next_entries());
+        raft.log.take_committed_entries(ahead_max, &mut ready.committed_entries);
+        ready.snapshot = raft.log.unstable.next_snapshot().map(|snapshot| Box::new(snapshot.clone()));
+        let seen = self.seen_hard_state;
+        ready.must_sync = !ready.entries.is_empty()
+            || hard_state.is_some_and(|new| (new.term, new.vote) != (seen.term, seen.vote));
     }
 
     /// Position that the storing of everything unstable makes durable, if anything is.
@@ -379,17 +476,8 @@ impl<S: Storage> RawNode<S> {
                 to.push(answer);
             }
         }
-        let applied = ready.committed_entries.last().map(|last| {
-            let counted = self.raft.counted_payload(&ready.committed_entries);
-            (last.index, entries_size(&ready.committed_entries), counted)
-        });
-        self.pending = PendingAdvance {
-            is_ready_out: true,
-            term: self.raft.term,
-            last: self.unstable_end(),
-            snapshot: ready.snapshot.as_ref().map(|snapshot| snapshot.meta.index),
-            applied,
-        };
+        self.pending =
+            Some(PendingAdvance { stored: self.stored_by(ready), applying: self.applying_of(ready) });
     }
 
     /// Async mode: storage work becomes messages, which carry the answers that it makes true.
@@ -450,8 +538,8 @@ impl<S: Storage> RawNode<S> {
         }
     }
 
-    /// Marks everything in the Ready as handed out.
-    fn accept(&mut self, ready: &Ready) {
+    /// Marks everything in the Ready as handed out. `committed_bytes`: size of its committed entries, if known.
+    fn accept(&mut self, ready: &Ready, committed_bytes: Option<u64>) {
         if let Some(soft_state) = ready.soft_state {
             self.seen_soft_state = soft_state;
         }
@@ -460,10 +548,7 @@ impl<S: Storage> RawNode<S> {
         }
         self.raft.log.unstable.accept_in_progress();
         if let Some(last) = ready.committed_entries.last() {
-            let bytes = match self.pending.applied {
-                Some((_, bytes, _)) => bytes,
-                None => entries_size(&ready.committed_entries),
-            };
+            let bytes = committed_bytes.unwrap_or_else(|| entries_size(&ready.committed_entries));
             let ahead_max = self.apply_ahead_max();
             self.raft.log.accept_applying(last.index, bytes, ahead_max);
         }
@@ -475,8 +560,7 @@ impl<S: Storage> RawNode<S> {
     /// If there is no Ready to acknowledge, or with async storage writes.
     pub fn advance(&mut self) {
         assert!(!self.is_async, "with async storage writes the storage threads' responses acknowledge");
-        assert!(self.pending.is_ready_out, "advance() was called without ready()");
-        let pending = std::mem::take(&mut self.pending);
+        let pending = self.pending.take().expect("advance() was called without ready()");
         let mut own_messages = std::mem::take(&mut self.own_messages);
         for message in &mut own_messages {
             let taken = match message.kind {
@@ -490,16 +574,9 @@ impl<S: Storage> RawNode<S> {
             own_messages.clear();
             self.raft.outbox.after_append.reuse(own_messages);
         }
-        if pending.last.is_some() || pending.snapshot.is_some() {
-            let (index, log_term) = pending.last.unwrap_or_default();
-            self.raft.on_append_stored(pending.term, index, log_term, pending.snapshot);
-        }
-        if let Some((index, bytes, payload)) = pending.applied {
-            let is_same_leadership = self.raft.term == pending.term;
-            self.raft.applied_to(index, bytes);
-            if is_same_leadership {
-                self.raft.release_uncommitted(payload);
-            }
+        self.finish_storing(&pending.stored);
+        if let Some(applying) = pending.applying {
+            self.finish_applying(&applying);
         }
     }
 

@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use flotilla_raft::{
     Config, Entry, HardState, Index, MemStorage, Message, MessageKind as Kind, PeerId, RawNode, Role, Term,
+    Work,
 };
 
 thread_local! {
@@ -190,6 +191,63 @@ fn buffers_that_come_back_serve_the_next_readys_until_a_tick_passes_without_any(
     raw.tick();
     raw.tick();
     assert!(before - used().0 >= (9 * (size_of::<Message>() + size_of::<Entry>())) as isize);
+}
+
+/// Does work as threads of storage and state machine would, and gives back the messages sent.
+fn work_in_values(raw: &mut RawNode<MemStorage>, work: &mut Work, sent: &mut Vec<Message>) {
+    while raw.has_ready() {
+        raw.take_work(work);
+        let storage = raw.storage_mut();
+        storage.append(&mut work.ready.entries);
+        work.ready.entries.clear();
+        if let Some(state) = work.ready.hard_state {
+            storage.set_hard_state(state);
+        }
+        work.ready.committed_entries.clear();
+        work.ready.read_states.clear();
+        sent.append(&mut work.ready.messages);
+        sent.append(&mut work.answers);
+        if let Some(storing) = work.storing.take() {
+            raw.on_stored(storing);
+        }
+        if let Some(applying) = work.applying.take() {
+            raw.on_applied(applying);
+        }
+    }
+}
+
+#[test]
+fn work_taken_in_values_allocates_only_the_entries_of_appends() {
+    let config = |id| Config { async_storage_writes: true, skip_commit_broadcast: true, ..config(id) };
+    let node = |id| RawNode::new(&config(id), storage()).expect("valid");
+    let (mut leader, mut follower) = (node(1), node(2));
+    let (mut work, mut sent, mut answers) = (Work::default(), Vec::new(), Vec::new());
+    let mut counts = Vec::new();
+    leader.campaign().expect("never refused");
+    let data = Bytes::from(vec![1; 256]);
+    for round in 0..300 {
+        if round > 20 {
+            leader.propose(data.clone()).expect("leads");
+        }
+        // The storage's own list grows too: now and then, by doubling.
+        let before = used().1;
+        work_in_values(&mut leader, &mut work, &mut sent);
+        let of_leader = used().1 - before;
+        for message in sent.drain(..).filter(|message| message.to == PeerId(2)) {
+            follower.step(message).expect("taken");
+        }
+        let before = used().1;
+        work_in_values(&mut follower, &mut work, &mut answers);
+        let of_follower = used().1 - before;
+        for answer in answers.drain(..) {
+            leader.step(answer).expect("taken");
+        }
+        counts.push((of_leader, of_follower));
+    }
+    work_in_values(&mut leader, &mut work, &mut sent);
+    assert_eq!((leader.role(), leader.applied()), (Role::Leader, leader.last_index()));
+    let usual = counts.iter().skip(50).filter(|(leader, follower)| *leader <= 2 && *follower == 0).count();
+    assert!(usual >= 245, "one list of entries for each of two followers: {counts:?}");
 }
 
 #[test]

@@ -72,7 +72,7 @@ impl<S: Storage> RawNode<S> {
         let last = raft.log.last_index();
         let is_log_done = raft.log.is_done_at(last);
         let is_still = !self.has_ready()
-            && !self.pending.is_ready_out
+            && self.pending.is_none()
             && self.own_messages.is_empty()
             && raft.reads.is_empty()
             && raft.request_snapshot.is_zero()
@@ -102,6 +102,7 @@ impl<S: Storage> RawNode<S> {
             own_messages: _,
             pending: _,
             spare: _,
+            is_warm: _,
         } = self;
         let Raft {
             id: _,

@@ -4,12 +4,30 @@ use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use flotilla_raft::{
-    ConfChange, ConfChangeKind, ConfChangeSingle, ConfChangeTransition, ConfChangeV2, ConfState, Config,
-    Entry, EntryKind, HardState, Index, MemStorage, Message, MessageKind, PeerId, RawNode, Role, Snapshot,
-    SnapshotMeta, Storage, Term,
+    Applying, ConfChange, ConfChangeKind, ConfChangeSingle, ConfChangeTransition, ConfChangeV2, ConfState,
+    Config, Entry, EntryKind, HardState, Index, MemStorage, Message, MessageKind, PeerId, RawNode, Role,
+    Snapshot, SnapshotMeta, Storage, Storing, Term, Work,
 };
 
 use crate::schedules::{Cluster, first_index, is_snapshot};
+
+/// For the append thread.
+#[derive(Default)]
+struct AppendWork {
+    hard_state: HardState,
+    snapshot: Option<Box<Snapshot>>,
+    entries: Vec<Entry>,
+    responses: Vec<Message>,
+    storing: Option<Storing>,
+}
+
+/// For the apply thread.
+#[derive(Default)]
+struct ApplyWork {
+    entries: Vec<Entry>,
+    responses: Vec<Message>,
+    applying: Option<Applying>,
+}
 
 /// A process with its disk. The state machine lives in memory and is rebuilt from snapshot and log, or is on the disk and
 /// loses nothing.
@@ -18,8 +36,8 @@ pub struct Node {
     pub raw: Option<RawNode<MemStorage>>,
     /// What a crash leaves.
     disk: MemStorage,
-    append_work: VecDeque<Message>,
-    apply_work: VecDeque<Message>,
+    append_work: VecDeque<AppendWork>,
+    apply_work: VecDeque<ApplyWork>,
     pub applied: Index,
     pub state: u64,
     pub conf_state: ConfState,
@@ -456,9 +474,13 @@ impl Cluster {
     }
 
     fn take_ready(&mut self, id: PeerId) {
+        let takes_work = self.takes_work;
         let Some(raw) = self.raw(id) else { return };
         if !raw.has_ready() {
             return;
+        }
+        if takes_work {
+            return self.take_work(id);
         }
         let ready = raw.ready();
         for read in &ready.read_states {
@@ -466,14 +488,48 @@ impl Cluster {
         }
         let node = self.nodes.get_mut(&id).expect("known node");
         let mut network = Vec::new();
-        for message in ready.messages {
+        for mut message in ready.messages {
+            let responses = message.take_responses();
             match message.to {
-                PeerId::APPEND_THREAD => node.append_work.push_back(message),
-                PeerId::APPLY_THREAD => node.apply_work.push_back(message),
+                PeerId::APPEND_THREAD => node.append_work.push_back(AppendWork {
+                    hard_state: message.hard_state().unwrap_or_default(),
+                    snapshot: message.snapshot,
+                    entries: message.entries,
+                    responses,
+                    storing: None,
+                }),
+                PeerId::APPLY_THREAD => {
+                    let entries = message.entries;
+                    node.apply_work.push_back(ApplyWork { entries, responses, applying: None });
+                }
                 _ => network.push(message),
             }
         }
         self.send(network);
+    }
+
+    /// The same without messages of the core to the threads, in buffers that all nodes use.
+    fn take_work(&mut self, id: PeerId) {
+        let mut work = std::mem::take(&mut self.work);
+        self.raw(id).expect("is up").take_work(&mut work);
+        let Work { ready, answers, storing, applying } = &mut work;
+        for read in ready.read_states.drain(..) {
+            self.on_read_state(read.index, &read.context);
+        }
+        let node = self.nodes.get_mut(&id).expect("known node");
+        let hard_state = ready.hard_state.unwrap_or_default();
+        let (entries, responses) = (ready.entries.drain(..).collect(), answers.drain(..).collect());
+        if let Some(storing) = storing.take() {
+            let (snapshot, storing) = (ready.snapshot.take(), Some(storing));
+            node.append_work.push_back(AppendWork { hard_state, snapshot, entries, responses, storing });
+        }
+        let entries = ready.committed_entries.drain(..).collect();
+        if let Some(applying) = applying.take() {
+            node.apply_work.push_back(ApplyWork { entries, applying: Some(applying), ..ApplyWork::default() });
+        }
+        self.network.append(&mut ready.messages);
+        assert!(work.is_taken_over(), "there is nothing else: {work:?}");
+        self.work = work;
     }
 
     fn respond(&mut self, id: PeerId, responses: Vec<Message>) {
@@ -490,16 +546,15 @@ impl Cluster {
     fn append_thread(&mut self, id: PeerId, may_crash: bool) {
         let crashes = may_crash && self.random.one_in(if self.is_calm { 300 } else { 30 });
         let node = self.nodes.get_mut(&id).expect("known node");
-        let Some(mut work) = node.append_work.pop_front() else { return };
-        let hard_state = work.hard_state().unwrap_or_default();
-        node.write(hard_state, work.snapshot.as_deref(), &work.entries);
+        let Some(work) = node.append_work.pop_front() else { return };
+        node.write(work.hard_state, work.snapshot.as_deref(), &work.entries);
         if crashes {
             node.crash();
             return;
         }
         // Only what must survive is synced: a lone commit index need not.
-        let responses = work.take_responses();
-        if !responses.is_empty() || !work.entries.is_empty() || work.snapshot.is_some() {
+        let is_waited_for = !work.responses.is_empty() || work.storing.as_ref().is_some_and(|s| !s.is_empty());
+        if is_waited_for || !work.entries.is_empty() || work.snapshot.is_some() {
             node.sync();
         }
         if let Some(snapshot) = &work.snapshot
@@ -507,17 +562,22 @@ impl Cluster {
         {
             self.install_snapshot(id, snapshot);
         }
-        self.respond(id, responses);
+        self.respond(id, work.responses);
+        if let Some(storing) = work.storing {
+            self.raw(id).expect("still up").on_stored(storing);
+        }
     }
 
     fn apply_thread(&mut self, id: PeerId) {
         let node = self.nodes.get_mut(&id).expect("known node");
-        let Some(mut work) = node.apply_work.pop_front() else { return };
+        let Some(work) = node.apply_work.pop_front() else { return };
         let applied = node.applied;
-        let responses = work.take_responses();
         let fresh: Vec<Entry> = work.entries.into_iter().filter(|entry| entry.index > applied).collect();
         self.apply_entries(id, &fresh);
-        self.respond(id, responses);
+        self.respond(id, work.responses);
+        if let Some(applying) = work.applying {
+            self.raw(id).expect("still up").on_applied(applying);
+        }
     }
 
     /// Everything up and connected: the group must elect a leader and commit again, everywhere.

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use flotilla_raft::{
     ConfState, Config, Entry, Index, MemStorage, Message, MessageKind, PeerId, RawNode, Role, Snapshot,
-    SnapshotMeta, Storage, Term,
+    SnapshotMeta, Storage, Term, Work,
 };
 
 use crate::schedule_run::{Node, apply, run_schedule};
@@ -64,6 +64,9 @@ pub struct Cluster {
     pub has_slow_disks: bool,
     /// Whether nodes that have nothing to do are taken apart and put together again.
     pub packs: bool,
+    /// With async storage writes: work is taken in values, not in messages.
+    pub takes_work: bool,
+    pub work: Work,
     /// How often that was done.
     pub packed: u64,
     /// Entry term and earliest observing term, by committed index.
@@ -107,6 +110,8 @@ impl Cluster {
             is_calm,
             has_slow_disks,
             packs: seed % 2 == 1,
+            takes_work: seed / 2 % 2 == 1,
+            work: Work::default(),
             packed: 0,
             committed: BTreeMap::new(),
             states: BTreeMap::from([(Index(1), 0)]),
