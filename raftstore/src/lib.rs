@@ -54,7 +54,7 @@ pub use local_reader::LocalRead;
 pub use machine::{ApplyContext, ApplyView, MachineError, StateMachine, apply_alone};
 pub use mailbox::{Address, Mailbox, Turn};
 pub use msg::{
-    AdminCommand, AdminDone, PeerChange, PeerStatus, ReadDone, ReadGrant, RegionContext, WriteDone,
+    AdminCommand, AdminDone, Few, PeerChange, PeerStatus, ReadDone, ReadGrant, RegionContext, WriteDone,
 };
 pub use shared::{Counters, FatalHook};
 pub use state::{

@@ -183,8 +183,8 @@ impl LogWriter {
                     swallowed,
                 });
             }
-            if !task.responses.is_empty() {
-                persisted[worker].push(Persisted { region, incarnation, responses: task.responses });
+            if let Some(storing) = task.storing {
+                persisted[worker].push(Persisted { region, incarnation, storing });
             }
         }
         for (worker, list) in raft.iter().zip(&mut persisted) {

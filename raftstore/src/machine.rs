@@ -123,7 +123,6 @@ pub struct ApplyView<'a> {
     batch: &'a mut WriteBatch,
     overlay: &'a mut Overlay,
     region: &'a Region,
-    key: Vec<u8>,
 }
 
 impl<'a> ApplyView<'a> {
@@ -133,25 +132,22 @@ impl<'a> ApplyView<'a> {
         overlay: &'a mut Overlay,
         region: &'a Region,
     ) -> Self {
-        Self { engine, batch, overlay, region, key: Vec::new() }
-    }
-
-    fn set_key(&mut self, key: &[u8]) {
-        self.key.clear();
-        self.key.push(keys::space_prefix(self.region.space));
-        self.key.extend_from_slice(key);
+        Self { engine, batch, overlay, region }
     }
 
     /// Sets a key.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
-        self.set_key(key);
-        self.batch.put(&self.key, value);
+        self.put_parts(key, &[value]);
+    }
+
+    /// Sets a key to the parts of a value, which follow each other without a gap.
+    pub fn put_parts(&mut self, key: &[u8], value: &[&[u8]]) {
+        self.batch.put_parts(&[&[keys::space_prefix(self.region.space)], key], value);
     }
 
     /// Removes a key.
     pub fn delete(&mut self, key: &[u8]) {
-        self.set_key(key);
-        self.batch.delete(&self.key);
+        self.batch.delete_parts(&[&[keys::space_prefix(self.region.space)], key]);
     }
 
     /// Removes all keys of the range that lie in the region.
@@ -168,10 +164,10 @@ impl<'a> ApplyView<'a> {
     /// # Errors
     /// The disk failed.
     pub fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, MachineError> {
-        self.set_key(key);
-        match self.overlay.get(self.batch, &self.key) {
+        let key = [&[keys::space_prefix(self.region.space)], key].concat();
+        match self.overlay.get(self.batch, &key) {
             Some(value) => Ok(value),
-            None => Ok(self.engine.get(&self.key)?),
+            None => Ok(self.engine.get(&key)?),
         }
     }
 }

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::wire::pb;
 use bytes::Bytes;
 use flotilla_engine::{EngineSnapshot, SstFile};
-use flotilla_raft::{ConfChangeV2, Entry, HardState, Message, SnapshotMeta};
+use flotilla_raft::{Applying, ConfChangeV2, Entry, HardState, Message, SnapshotMeta, Storing};
 use flotilla_region::{Index, Peer, PeerId, Region, RegionEpoch, RegionId, StoreId, Term};
+use smallvec::SmallVec;
 
 use crate::admin::check::{CheckDone, Digest};
 use crate::admin::merge::{MergeState, Prepared, Retire};
@@ -18,6 +19,9 @@ use crate::peer::fortify::Promise;
 use crate::state::LogId;
 use crate::time::Time;
 use crate::wire::HeartbeatCell;
+
+/// A list that nearly always holds one thing, which then lies in it.
+pub type Few<T> = SmallVec<[T; 1]>;
 
 /// Distinguishes lives of a peer within one process, so that late completions of a dead one are dropped (traps T1,
 /// T24, T30).
@@ -227,8 +231,7 @@ impl RaftMsg {
 pub(crate) struct Persisted {
     pub region: RegionId,
     pub incarnation: Incarnation,
-    /// To the peer itself.
-    pub responses: Vec<Message>,
+    pub storing: Storing,
 }
 
 /// A child of a split on its way to its worker.
@@ -298,7 +301,7 @@ pub(crate) struct LogTask {
     /// New base; entries up to it are deleted, from `delete_from` on.
     pub base: Option<LogId>,
     pub delete_from: Index,
-    pub entries: Vec<Entry>,
+    pub entries: Few<Entry>,
     /// The peer's promise to its leader changed; `Some(None)` = there is none.
     pub promise: Option<Option<Promise>>,
     /// Stale tail `[from, to]` left by a conflict.
@@ -306,11 +309,11 @@ pub(crate) struct LogTask {
     /// Whether the batch must be synced before anything is released.
     pub must_sync: bool,
     /// To other peers.
-    pub outgoing: Vec<Outgoing>,
+    pub outgoing: Few<Outgoing>,
     /// To other stores, beside messages of the core.
     pub notes: Vec<(StoreId, pb::RaftMessage)>,
-    /// To the peer itself.
-    pub responses: Vec<Message>,
+    /// What the peer is told, if anything.
+    pub storing: Option<Storing>,
     /// After everything: the snapshot that this task completes.
     pub installed: Option<Box<(Region, LogId)>>,
     /// Regions whose place that snapshot took.
@@ -362,10 +365,10 @@ pub(crate) enum ApplyMsg {
 pub(crate) struct ApplyTask {
     pub region: RegionId,
     pub incarnation: Incarnation,
-    pub entries: Vec<Entry>,
-    pub waiting: Vec<Waiting>,
+    pub entries: Few<Entry>,
+    pub waiting: Few<Waiting>,
     /// Goes back to the core when done.
-    pub responses: Vec<Message>,
+    pub applying: Option<Applying>,
 }
 
 /// Callers that wait for the entry at (index, term).
@@ -378,7 +381,7 @@ pub(crate) struct Waiting {
 
 /// Who is told about an entry.
 pub(crate) enum Callers {
-    Writes(Vec<(WriteDone, Quota)>),
+    Writes(Few<(WriteDone, Quota)>),
     Admin(AdminDone),
 }
 
@@ -389,7 +392,7 @@ pub(crate) struct Applied {
     pub applied: LogId,
     pub written_bytes: u64,
     pub effects: Vec<Effect>,
-    pub responses: Vec<Message>,
+    pub applying: Option<Applying>,
     /// The region cannot go on.
     pub stopped: Option<Damage>,
 }

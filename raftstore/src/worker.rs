@@ -165,7 +165,7 @@ impl RaftWorker {
             }
             RaftMsg::Persisted(list) => list.into_iter().for_each(|persisted| {
                 if let Some((peer, _)) = self.touch_life(persisted.region, persisted.incarnation) {
-                    peer.on_persisted(persisted.responses);
+                    peer.node.on_stored(persisted.storing);
                 }
             }),
             RaftMsg::Applied(list) => list.into_iter().for_each(|applied| self.on_applied(applied)),
@@ -642,7 +642,7 @@ impl RaftWorker {
         let Some(mut peer) = self.take_away(&id) else { return };
         peer.end_in_quarantine(&mut self.env);
         self.env.shared.ranges.lock().unreserve(id);
-        let damage = peer.damage.take().unwrap_or(Damage::Record("state"));
+        let damage = peer.damage.take().map_or(Damage::Record("state"), |damage| *damage);
         let peers = vec![peer.info().id];
         self.quarantine(Bad { id, region: Some(peer.region.clone()), peers, damage });
     }

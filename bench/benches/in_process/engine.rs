@@ -200,7 +200,7 @@ impl Entries {
                 self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let key = format!("{number:08}{:08}", (self.random >> 20) % 100_000_000);
             let put = Put { key: key.as_bytes(), value: &self.value, ttl_s: 0 };
-            let command = Command::Put(vec![put]).encode();
+            let command = Command::Put([put].into()).encode();
             record.clear();
             record.extend_from_slice(&ENTRY_HEAD);
             record.extend_from_slice(&COMMANDS_HEAD);

@@ -156,7 +156,7 @@ impl Writers<'_> {
         let put = Put { key: &key, value: &self.value, ttl_s: 0 };
         let tell = self.tell.clone();
         let done = Box::new(move |result| drop(tell.send((number, result))));
-        self.regions.stores[&place.leader].write(place.context(), Command::Put(vec![put]).encode(), done);
+        self.regions.stores[&place.leader].write(place.context(), Command::Put([put].into()).encode(), done);
     }
 
     fn turn_until(&mut self, end: Instant, mut latencies: Option<&mut Histogram<u64>>) -> Result<(), String> {

@@ -84,18 +84,28 @@ impl WriteBatch {
 
     /// Sets `key`.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.record(TAG_PUT, &[key], Some(&[value]));
+    }
+
+    /// Sets a key to a value, each given in parts, which follow each other without a gap.
+    pub fn put_parts(&mut self, key: &[&[u8]], value: &[&[u8]]) {
         self.record(TAG_PUT, key, Some(value));
     }
 
     /// Removes `key`.
     pub fn delete(&mut self, key: &[u8]) {
+        self.record(TAG_DELETE, &[key], None);
+    }
+
+    /// Removes a key that is given in parts.
+    pub fn delete_parts(&mut self, key: &[&[u8]]) {
         self.record(TAG_DELETE, key, None);
     }
 
     /// Removes all keys of `[start, end)`; nothing if the range is empty or inverted.
     pub fn delete_range(&mut self, start: &[u8], end: &[u8]) {
         if start < end {
-            self.record(TAG_DELETE_RANGE, start, Some(end));
+            self.record(TAG_DELETE_RANGE, &[start], Some(&[end]));
         }
     }
 
@@ -134,25 +144,25 @@ impl WriteBatch {
         std::iter::from_fn(move || if reader.rest.is_empty() { None } else { reader.read() })
     }
 
-    fn record(&mut self, tag: u8, first: &[u8], second: Option<&[u8]>) {
+    fn record(&mut self, tag: u8, first: &[&[u8]], second: Option<&[&[u8]]>) {
         self.rep.push(tag);
-        push_bytes(&mut self.rep, first);
+        push_string(&mut self.rep, first);
         if let Some(second) = second {
-            push_bytes(&mut self.rep, second);
+            push_string(&mut self.rep, second);
         }
         let count = self.count() as u32 + 1;
         self.rep[8..12].copy_from_slice(&count.to_le_bytes());
     }
 }
 
-fn push_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    let mut len = bytes.len() as u32;
+fn push_string(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    let mut len = parts.iter().map(|part| part.len()).sum::<usize>() as u32;
     while len >= 0x80 {
         out.push(len as u8 | 0x80);
         len >>= 7;
     }
     out.push(len as u8);
-    out.extend_from_slice(bytes);
+    parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
 struct OpReader<'a> {

@@ -10,6 +10,7 @@
 //! ```
 
 use bytes::Bytes;
+use flotilla_raftstore::Few;
 
 use crate::codec::{Reader, put_bytes, put_int};
 
@@ -37,9 +38,9 @@ pub struct Put<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command<'a> {
     /// Sets keys, in order.
-    Put(Vec<Put<'a>>),
+    Put(Few<Put<'a>>),
     /// Removes keys.
-    Delete(Vec<&'a [u8]>),
+    Delete(Few<&'a [u8]>),
     /// Removes all keys of `[start, end)`.
     DeleteRange {
         /// First key.
@@ -121,7 +122,7 @@ impl<'a> Command<'a> {
         }
         let decoded = match reader.byte()? {
             PUT => {
-                let mut puts = Vec::new();
+                let mut puts = Few::new();
                 while !reader.is_empty() {
                     let (key, ttl_s, value) = (reader.bytes()?, reader.int()?, reader.bytes()?);
                     puts.push(Put { key, value, ttl_s });
@@ -129,7 +130,7 @@ impl<'a> Command<'a> {
                 Self::Put(puts)
             }
             DELETE => {
-                let mut keys = Vec::new();
+                let mut keys = Few::new();
                 while !reader.is_empty() {
                     keys.push(reader.bytes()?);
                 }
@@ -161,13 +162,13 @@ mod tests {
     fn samples() -> Vec<(Command<'static>, &'static [u8])> {
         vec![
             (
-                Command::Put(vec![
-                    Put { key: b"k", value: b"v", ttl_s: 0 },
-                    Put { key: b"l", value: b"", ttl_s: 300 },
-                ]),
+                Command::Put(
+                    vec![Put { key: b"k", value: b"v", ttl_s: 0 }, Put { key: b"l", value: b"", ttl_s: 300 }]
+                        .into(),
+                ),
                 b"\x01\x01\x01k\x00\x01v\x01l\xac\x02\x00",
             ),
-            (Command::Delete(vec![b"k", b""]), b"\x01\x02\x01k\x00"),
+            (Command::Delete(vec![&b"k"[..], b""].into()), b"\x01\x02\x01k\x00"),
             (Command::DeleteRange { start: b"a", end: b"" }, b"\x01\x03\x01a\x00"),
             (Command::CompareAndSwap { key: b"k", expected: None, new: None }, b"\x01\x04\x00\x01k"),
             (

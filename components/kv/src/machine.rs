@@ -24,15 +24,12 @@ impl StateMachine for KvMachine {
             let range = context.region.range.clone();
             return Ok(Reply::Outside(Bytes::copy_from_slice(key), range).encode());
         }
-        let mut stored = Vec::new();
+        let put = |view: &mut ApplyView<'_>, key, value, ttl_s| {
+            let (prefix, length) = Value::prefix(expiry(context.time_ms, ttl_s));
+            view.put_parts(key, &[&prefix[..length], value]);
+        };
         match command {
-            Command::Put(puts) => {
-                for put in puts {
-                    stored.clear();
-                    Value::encode(&mut stored, put.value, expiry(context.time_ms, put.ttl_s));
-                    view.put(put.key, &stored);
-                }
-            }
+            Command::Put(puts) => puts.iter().for_each(|p| put(view, p.key, p.value, p.ttl_s)),
             Command::Delete(keys) => keys.into_iter().for_each(|key| view.delete(key)),
             Command::DeleteRange { start, end } => view.delete_range(&range(start, end)),
             Command::CompareAndSwap { key, expected, new } => {
@@ -40,10 +37,7 @@ impl StateMachine for KvMachine {
                 let succeeded = previous.as_deref() == expected;
                 match (succeeded, new) {
                     (false, _) => {}
-                    (true, Some((value, ttl_s))) => {
-                        Value::encode(&mut stored, value, expiry(context.time_ms, ttl_s));
-                        view.put(key, &stored);
-                    }
+                    (true, Some((value, ttl_s))) => put(view, key, value, ttl_s),
                     (true, None) => view.delete(key),
                 }
                 return Ok(Reply::Swapped { succeeded, previous }.encode());

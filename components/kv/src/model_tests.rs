@@ -228,7 +228,7 @@ proptest! {
 #[test]
 fn a_swap_takes_an_expired_value_for_absent_by_the_entrys_time() {
     let mut cluster = Cluster::new();
-    let put = Command::Put(vec![Put { key: b"k", value: b"old", ttl_s: 1 }]).encode();
+    let put = Command::Put([Put { key: b"k", value: b"old", ttl_s: 1 }].into()).encode();
     let swap = Command::CompareAndSwap { key: b"k", expected: None, new: Some((b"new", 0)) }.encode();
     cluster.apply(&put, 10_000).unwrap();
     let previous = Some(Bytes::from_static(b"old"));
@@ -263,7 +263,7 @@ fn a_damaged_value_is_an_error_and_not_a_missing_key() {
 #[test]
 fn the_checksum_is_crc64_xz() {
     let mut cluster = Cluster::new();
-    let put = Command::Put(vec![Put { key: b"c123456789", value: b"", ttl_s: 0 }]).encode();
+    let put = Command::Put([Put { key: b"c123456789", value: b"", ttl_s: 0 }].into()).encode();
     cluster.apply(&put, 1).unwrap();
     let mut digest = crc64fast::Digest::new();
     digest.write(b"123456789");

@@ -19,16 +19,13 @@ pub struct Value {
 }
 
 impl Value {
-    /// Appends the stored form.
-    pub(crate) fn encode(out: &mut Vec<u8>, bytes: &[u8], expiry_ms: Option<u64>) {
-        match expiry_ms {
-            Some(expiry) => {
-                out.push(EXPIRES);
-                out.extend_from_slice(&expiry.to_le_bytes());
-            }
-            None => out.push(0),
-        }
-        out.extend_from_slice(bytes);
+    /// What comes before the client's bytes in the stored form: so many of these bytes.
+    pub(crate) fn prefix(expiry_ms: Option<u64>) -> ([u8; 9], usize) {
+        let mut prefix = [0; 9];
+        let Some(expiry) = expiry_ms else { return (prefix, 1) };
+        prefix[0] = EXPIRES;
+        prefix[1..].copy_from_slice(&expiry.to_le_bytes());
+        (prefix, 9)
     }
 
     /// Reads the stored form, sharing its memory; `None` if it is none.
@@ -65,13 +62,16 @@ pub(crate) fn expiry(now_ms: u64, ttl_s: u64) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn stored(bytes: &[u8], expiry_ms: Option<u64>) -> Vec<u8> {
+        let (prefix, length) = Value::prefix(expiry_ms);
+        [&prefix[..length], bytes].concat()
+    }
+
     #[test]
     fn a_value_comes_back_with_its_expiry() {
         for expiry_ms in [None, Some(0), Some(u64::MAX)] {
             for bytes in [&b""[..], b"v", b"\x01\x00"] {
-                let mut out = Vec::new();
-                Value::encode(&mut out, bytes, expiry_ms);
-                let value = Value::decode(Bytes::from(out)).expect("encoded");
+                let value = Value::decode(stored(bytes, expiry_ms).into()).expect("encoded");
                 assert_eq!((&value.bytes[..], value.expiry_ms), (bytes, expiry_ms));
             }
         }
@@ -79,12 +79,8 @@ mod tests {
 
     #[test]
     fn the_stored_form_is_pinned() {
-        let mut out = Vec::new();
-        Value::encode(&mut out, b"v", None);
-        assert_eq!(out, b"\x00v");
-        out.clear();
-        Value::encode(&mut out, b"v", Some(0x0102));
-        assert_eq!(out, b"\x01\x02\x01\x00\x00\x00\x00\x00\x00v");
+        assert_eq!(stored(b"v", None), b"\x00v");
+        assert_eq!(stored(b"v", Some(0x0102)), b"\x01\x02\x01\x00\x00\x00\x00\x00\x00v");
     }
 
     #[test]

@@ -43,8 +43,8 @@ const _: () = assert!(size_of::<Applier>() <= 64);
 
 /// What an entry did, before its callers are told.
 pub(super) enum Outcome {
-    /// A reply per command.
-    Replies(Vec<Result<Bytes, RequestError>>),
+    /// A reply per command, in the round's list.
+    Replies,
     /// A change of the region; the raft worker tells the caller.
     Effect(Box<dyn FnOnce(Option<AdminDone>) -> Effect>),
     /// Nothing, for this reason.
@@ -103,6 +103,7 @@ impl Applier {
         if let Outcome::Stop(damage) = outcome {
             round.batch.rollback(mark);
             round.overlay.clear();
+            round.results.clear();
             self.stopped = Some(Box::new(damage));
             round.fail_optional(callers, &RequestError::Undetermined);
             return Ok(());
@@ -163,17 +164,16 @@ impl Applier {
         let machine = shared.machine(self.region.space);
         let context = ApplyContext { region: &self.region, index: entry.index, term: entry.term, time_ms };
         let mut view = ApplyView::new(&*shared.engine, &mut round.batch, &mut round.overlay, &self.region);
-        let mut replies = Vec::new();
         for command in commands(list) {
             let Some(command) = command else { return Ok(Outcome::Stop(Damage::Command(entry.index))) };
             match machine.apply(&context, &command, &mut view) {
-                Ok(reply) => replies.push(Ok(reply)),
+                Ok(reply) => round.results.push(Ok(reply)),
                 Err(MachineError::UnknownCommand) => return Ok(Outcome::Stop(Damage::Command(entry.index))),
                 Err(MachineError::Engine(error)) => return Err(error.into()),
             }
         }
-        round.commands += replies.len() as u64;
-        Ok(Outcome::Replies(replies))
+        round.commands += round.results.len() as u64;
+        Ok(Outcome::Replies)
     }
 
     fn apply_admin(
@@ -269,12 +269,15 @@ fn answer(round: &mut Round, callers: Option<Callers>, outcome: Outcome, effects
             };
             effects.push(effect(done));
         }
-        (Outcome::Replies(replies), Some(Callers::Writes(writes))) => {
-            assert_eq!(replies.len(), writes.len(), "a caller per command");
-            let pairs = writes.into_iter().zip(replies);
+        (Outcome::Replies, Some(Callers::Writes(writes))) => {
+            assert_eq!(round.results.len(), writes.len(), "a caller per command");
+            let pairs = writes.into_iter().zip(round.results.drain(..));
             round.replies.extend(pairs.map(|((done, quota), result)| Reply::Write(done, quota, result)));
         }
         (Outcome::Refused(error), Some(callers)) => round.fail(callers, &error),
-        (_, callers) => round.fail_optional(callers, &RequestError::Stale),
+        (_, callers) => {
+            round.results.clear();
+            round.fail_optional(callers, &RequestError::Stale);
+        }
     }
 }

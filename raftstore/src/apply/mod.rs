@@ -25,7 +25,7 @@ use crate::history::{self, RegionEvent};
 use crate::machine::Overlay;
 use crate::mailbox::{Mailbox, Turn};
 use crate::msg::{
-    AdminDone, Applied, ApplyMsg, ApplyTask, Callers, Effect, Incarnation, Quota, RaftMsg, WriteDone,
+    AdminDone, Applied, ApplyMsg, ApplyTask, Callers, Effect, Few, Incarnation, Quota, RaftMsg, WriteDone,
 };
 use crate::positions::{POSITION_BYTES, Position};
 use crate::shared::{Counters, Shared, worker_of};
@@ -56,6 +56,8 @@ pub(crate) struct Round {
     batch: WriteBatch,
     overlay: Overlay,
     replies: Vec<Reply>,
+    /// Of the commands of the entry that is being applied.
+    results: Vec<Result<Bytes, RequestError>>,
     applied: Vec<Applied>,
     /// Of the regions in the batch; the last one of a region counts.
     positions: Vec<Position>,
@@ -106,7 +108,7 @@ impl ApplyWorker {
 
     /// Applies the task's entries, as far as to one that asks for a view of the region; returns what is left.
     fn apply_up_to_check(&mut self, task: ApplyTask) -> Result<Option<ApplyTask>, StoreError> {
-        let ApplyTask { region, incarnation, entries, waiting, mut responses } = task;
+        let ApplyTask { region, incarnation, entries, waiting, mut applying } = task;
         let applier = self
             .appliers
             .get_mut(&region)
@@ -142,13 +144,13 @@ impl ApplyWorker {
                 break;
             }
         }
-        let entries: Vec<_> = entries.collect();
+        let entries: Few<_> = entries.collect();
         let rest = if entries.is_empty() {
             waiting.for_each(|w| self.round.fail(w.callers, &RequestError::Undetermined));
             None
         } else {
-            let (waiting, responses) = (waiting.collect(), std::mem::take(&mut responses));
-            Some(ApplyTask { region, incarnation, entries, waiting, responses })
+            let waiting = waiting.collect();
+            Some(ApplyTask { region, incarnation, entries, waiting, applying: applying.take() })
         };
         if planted!(AppliedIndexApart) {
             let mut apart = WriteBatch::new();
@@ -164,7 +166,7 @@ impl ApplyWorker {
             applied,
             written_bytes,
             effects,
-            responses,
+            applying,
             stopped,
         });
         self.maybe_view(region)?;
@@ -273,8 +275,8 @@ impl ApplyWorker {
             Counters::add(&self.shared.counters.applied_entries, self.round.entries);
             Counters::add(&self.shared.counters.applied_commands, self.round.commands);
         }
-        let round = std::mem::take(&mut self.round);
-        round.replies.into_iter().for_each(Reply::send);
+        let mut round = std::mem::take(&mut self.round);
+        round.replies.drain(..).for_each(Reply::send);
         if !round.applied.is_empty() || !round.destroyed.is_empty() {
             let shared = self.shared.clone();
             // Held, so that no raft worker hears that a removal is durable before it hears of the removal.
@@ -295,6 +297,7 @@ impl ApplyWorker {
             self.shared.links.raft_of(region).send(RaftMsg::Quiet { region, incarnation });
         }
         self.round.positions = round.positions;
+        (self.round.replies, self.round.results) = (round.replies, round.results);
         self.round.batch = round.batch;
         self.round.batch.clear();
         Ok(())

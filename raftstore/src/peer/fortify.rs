@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flotilla_raft::Role;
+use flotilla_raft::{PeerSet, Role};
 use flotilla_region::{Peer as PeerInfo, PeerId, Region, StoreId, Term};
 
 use super::{Peer, Phase};
@@ -206,31 +206,42 @@ impl Peer {
         if !env.shared.config.store_liveness {
             return None;
         }
-        let leading = self.leading.as_ref().filter(|leading| leading.term == self.node.term());
-        let promised = |id: PeerId| leading.and_then(|leading| leading.find(id)?.promised.clone());
-        let voters = &self.node.configuration().voters;
         let mut lease = SupportLease::default();
-        for half in [&voters.incoming, &voters.outgoing] {
-            if half.is_empty() {
-                continue;
-            }
-            let own = usize::from(half.iter().any(|id| id == self.me.id));
-            let needed = (half.iter().count() / 2 + 1).saturating_sub(own);
-            lease.add(needed, half.iter().filter_map(promised).collect());
+        for half in self.halves() {
+            let promised = half.iter().filter_map(|id| self.promise_of(id).cloned());
+            lease.add(self.promises_needed(half), promised.collect());
         }
         Some(lease)
     }
 
-    /// Whether a quorum of promises holds now.
+    /// Whether a quorum of promises holds now, in each half of the applied configuration.
     pub(crate) fn is_fortified(&self, env: &Env) -> bool {
-        self.support_lease(env).is_some_and(|lease| lease.holds(env.now))
+        let holds = |id: &PeerId| self.promise_of(*id).is_some_and(|support| support.holds(env.now));
+        let is_quorum = |half: &PeerSet| half.iter().filter(holds).count() >= self.promises_needed(half);
+        env.shared.config.store_liveness && self.halves().next().is_some() && self.halves().all(is_quorum)
+    }
+
+    /// Voters of each half of the applied configuration.
+    fn halves(&self) -> impl Iterator<Item = &PeerSet> {
+        let voters = &self.node.configuration().voters;
+        [&voters.incoming, &voters.outgoing].into_iter().filter(|half| !half.is_empty())
+    }
+
+    /// How many promises a quorum of a half needs besides this peer's own.
+    fn promises_needed(&self, half: &PeerSet) -> usize {
+        let own = usize::from(half.iter().any(|id| id == self.me.id));
+        (half.iter().count() / 2 + 1).saturating_sub(own)
+    }
+
+    /// The support on which a follower's promise of this term hangs.
+    fn promise_of(&self, id: PeerId) -> Option<&Arc<Support>> {
+        let leading = self.leading.as_ref().filter(|leading| leading.term == self.node.term())?;
+        leading.find(id)?.promised.as_ref()
     }
 
     /// Whether a follower has promised in the present epoch of its store.
     pub(crate) fn has_promise_of(&self, id: PeerId, epoch: u64) -> bool {
-        let leading = self.leading.as_ref().filter(|leading| leading.term == self.node.term());
-        let promised = leading.and_then(|leading| leading.find(id)?.promised.as_ref());
-        promised.is_some_and(|support| support.epoch == epoch)
+        self.promise_of(id).is_some_and(|support| support.epoch == epoch)
     }
 
     /// This peer leads no more, or will be gone: whoever was asked must be released. The lease has ended before.

@@ -409,7 +409,26 @@ impl Storage for PeerLog {
         Ok((self.hard_state, self.conf_state.clone()))
     }
 
-    fn entries(&self, low: Index, high: Index, bytes_max: u64, _: FetchContext) -> StorageResult<Vec<Entry>> {
+    fn entries(
+        &self,
+        low: Index,
+        high: Index,
+        bytes_max: u64,
+        context: FetchContext,
+    ) -> StorageResult<Vec<Entry>> {
+        let mut entries = Vec::new();
+        self.entries_into(low, high, bytes_max, context, &mut entries)?;
+        Ok(entries)
+    }
+
+    fn entries_into(
+        &self,
+        low: Index,
+        high: Index,
+        bytes_max: u64,
+        _: FetchContext,
+        out: &mut Vec<Entry>,
+    ) -> StorageResult<()> {
         if low <= self.base.index {
             return Err(StorageError::Compacted);
         }
@@ -418,18 +437,18 @@ impl Storage for PeerLog {
         }
         let cached_from = self.cache.first().unwrap_or(self.last.index.next());
         if low < cached_from {
-            return self.read(low, high.min(cached_from), bytes_max);
+            *out = self.read(low, high.min(cached_from), bytes_max)?;
+            return Ok(());
         }
         let mut bytes = 0;
-        let mut entries = Vec::new();
         for entry in self.cache.range(low, high) {
             bytes += entry_size(entry);
-            if bytes > bytes_max && !entries.is_empty() {
+            if bytes > bytes_max && !out.is_empty() {
                 break;
             }
-            entries.push(entry.clone());
+            out.push(entry.clone());
         }
-        Ok(entries)
+        Ok(())
     }
 
     fn term(&self, index: Index) -> StorageResult<Term> {

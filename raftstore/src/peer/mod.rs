@@ -81,7 +81,7 @@ pub(crate) struct Peer {
     /// A comparison of the replicas that this leader has under way.
     pub(crate) check: Option<Box<Check>>,
     /// Why the phase is `Stopped`.
-    pub(crate) damage: Option<Damage>,
+    pub(crate) damage: Option<Box<Damage>>,
     /// Regions that the last split left beside this one, for callers who still know the whole.
     pub(crate) siblings: Vec<Arc<Region>>,
     /// What clients do to the region here.
@@ -359,7 +359,7 @@ impl Peer {
     pub(crate) fn condemn(&mut self, damage: Damage) {
         if self.phase == Phase::Live {
             self.phase = Phase::Stopped;
-            self.damage = Some(damage);
+            self.damage = Some(Box::new(damage));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flotilla_raft::{
-    Entry, EntryKind, HardState, Message, MessageKind, ProgressState, Ready, Role, SoftState,
+    EntryKind, HardState, Message, MessageKind, ProgressState, Role, SoftState, Storing, Work,
 };
 use flotilla_region::{PeerId, StoreId};
 
@@ -53,13 +53,6 @@ impl Peer {
         env.now < self.silent_until || (is_for_another && self.is_bound(env))
     }
 
-    /// The log writer finished a task of this life of the peer.
-    pub(crate) fn on_persisted(&mut self, responses: Vec<Message>) {
-        for response in responses {
-            let _ = self.node.step(response);
-        }
-    }
-
     /// End of a turn: proposes what was gathered and carries out everything that the core decides.
     pub(crate) fn drive(&mut self, env: &mut Env) {
         self.is_touched = false;
@@ -86,33 +79,36 @@ impl Peer {
     /// Carries out everything that the core has decided.
     pub(crate) fn handle_ready(&mut self, env: &mut Env) {
         while matches!(self.phase, Phase::Live | Phase::Uninitialised) && self.node.has_ready() {
-            let ready = self.node.ready();
-            self.carry_out(ready, env);
+            let mut work = env.work.take().unwrap_or_default();
+            self.node.take_work(&mut work);
+            self.carry_out(&mut work, env);
+            env.work = Some(work);
         }
     }
 
-    fn carry_out(&mut self, ready: Ready, env: &mut Env) {
-        if let Some(soft) = ready.soft_state {
+    fn carry_out(&mut self, work: &mut Work, env: &mut Env) {
+        if let Some(soft) = work.ready.soft_state {
             self.on_soft_state(soft, env);
         }
         self.lease.advance(self.node.commit(), self.applied.index);
-        let is_member_change = |entry: &Entry| entry.kind != EntryKind::Normal;
-        let handed_over = ready.messages.iter().filter(|m| m.to == PeerId::APPLY_THREAD);
-        let members_change = handed_over.flat_map(|m| &m.entries).any(is_member_change);
-        for message in ready.messages {
-            match message.to {
-                PeerId::APPEND_THREAD => self.persist(message, ready.must_sync, env),
-                PeerId::APPLY_THREAD => self.hand_to_apply(message, env),
-                _ => self.send(message, env),
-            }
+        let members_change = work.ready.committed_entries.iter().any(|entry| entry.kind != EntryKind::Normal);
+        for message in work.ready.messages.drain(..) {
+            self.send(message, env);
+        }
+        if let Some(storing) = work.storing.take() {
+            self.persist(work, storing, env);
+        }
+        if !work.ready.committed_entries.is_empty() {
+            let entries = work.ready.committed_entries.drain(..).collect();
+            self.hand_to_apply(entries, work.applying.take(), env);
         }
         if members_change {
             // Before anything that the new membership decides: `data` may fall back behind the change, and only the
             // commit index then keeps this peer from campaigning among those who were members before.
             self.log_commit(env);
         }
-        for state in &ready.read_states {
-            self.on_read_state(state, env);
+        for state in work.ready.read_states.drain(..) {
+            self.on_read_state(&state, env);
         }
     }
 
@@ -172,10 +168,11 @@ impl Peer {
         }
     }
 
-    /// Hands hard state and entries to the log writer, with the responses that they make true.
-    fn persist(&mut self, mut message: Message, must_sync: bool, env: &mut Env) {
-        let mut hard_state = message.hard_state().and_then(|state| self.must_log(state));
-        let has_change = message.entries.iter().any(|entry| entry.kind != EntryKind::Normal);
+    /// Hands hard state and entries to the log writer, with the answers that they make true.
+    fn persist(&mut self, work: &mut Work, storing: Storing, env: &mut Env) {
+        let Work { ready, answers, .. } = work;
+        let mut hard_state = ready.hard_state.and_then(|state| self.must_log(state));
+        let has_change = ready.entries.iter().any(|entry| entry.kind != EntryKind::Normal);
         if has_change && !planted!(CommitApart) {
             // A change of membership is proposed when the one before it is applied. Who has it on disk, and not that the
             // one before is committed, would campaign among members who have had no say since. A commit index that was
@@ -183,25 +180,23 @@ impl Peer {
             self.unlogged_commit = None;
             hard_state = Some(self.node.hard_state());
         }
-        let is_empty = hard_state.is_none() && message.entries.is_empty() && message.snapshot.is_none();
-        let responses = message.take_responses();
-        if is_empty && responses.is_empty() {
+        let storing = Some(storing).filter(|storing| !storing.is_empty());
+        let is_empty = hard_state.is_none() && ready.entries.is_empty() && ready.snapshot.is_none();
+        if is_empty && answers.is_empty() && storing.is_none() {
             return;
         }
         if let Some(state) = hard_state.as_mut().filter(|_| planted!(VoteNotPersisted)) {
             state.vote = PeerId::ZERO;
         }
-        let (own, others): (Vec<_>, Vec<_>) =
-            responses.into_iter().partition(|r| r.to == self.me.id || r.from.is_storage_thread());
-        let outgoing = others
-            .into_iter()
+        let outgoing = answers
+            .drain(..)
             .filter_map(|message| {
                 let to = self.find_peer(message.to)?;
                 Some(Outgoing { region: self.region.clone(), from: self.me, to, message })
             })
             .collect();
         let log = self.node.storage_mut();
-        let stale_tail = log.append(&message.entries);
+        let stale_tail = log.append(&ready.entries);
         if log.list_cache() {
             env.cached.push_back(self.region.id);
         }
@@ -210,14 +205,14 @@ impl Peer {
             peer: self.me.id,
             incarnation: self.incarnation,
             hard_state,
-            entries: std::mem::take(&mut message.entries),
+            entries: ready.entries.drain(..).collect(),
             stale_tail,
-            must_sync: must_sync || message.snapshot.is_some(),
+            must_sync: ready.must_sync || ready.snapshot.is_some(),
             outgoing,
-            responses: own,
+            storing,
             ..LogTask::default()
         };
-        match message.snapshot {
+        match ready.snapshot.take() {
             Some(snapshot) => self.install(*snapshot, task, env),
             None => env.log(task),
         }
@@ -253,7 +248,7 @@ impl Peer {
         let Some(received) = self.snapshot.take().map(|r| *r).filter(|r| r.meta == snapshot.meta) else {
             // The core only accepts what `on_snapshot` stepped in the same call.
             self.phase = Phase::Stopped;
-            self.damage = Some(Damage::Record("snapshot"));
+            self.damage = Some(Box::new(Damage::Record("snapshot")));
             return;
         };
         self.phase = Phase::Installing;
@@ -366,8 +361,8 @@ impl Peer {
         }
         let conf_state = members_changed.then(|| self.region.conf_state());
         self.node.storage_mut().set_applied(self.applied, conf_state);
-        for response in applied.responses {
-            let _ = self.node.step(response);
+        if let Some(applying) = applied.applying {
+            self.node.on_applied(applying);
         }
         self.lease.advance(self.node.commit(), self.applied.index);
         self.publish_lease(false, env);

@@ -119,21 +119,30 @@ impl Peer {
     fn is_quiet(&self, env: &Env) -> bool {
         let (commit, last) = (self.node.commit(), self.node.last_index());
         let is_done = self.applied.index == last && commit == last && !self.node.has_ready();
+        is_done && self.phase == Phase::Live && self.is_unasked() && self.is_in_order(env)
+    }
+
+    /// Whether nobody waits for anything, and no change of the region is under way.
+    fn is_unasked(&self) -> bool {
         let nobody_waits = self.writes.is_idle() && self.reads.is_idle() && self.check.is_none();
-        let no_change = !self.split_in_flight()
+        nobody_waits
+            && !self.split_in_flight()
             && self.merge.is_calm()
             && self.node.pending_conf_index() <= self.applied.index
             && !self.region.is_joint()
-            && self.snapshot.is_none();
-        let in_order = if self.is_leader() {
+            && self.snapshot.is_none()
+    }
+
+    /// Whether the peer leads or follows as one that may sleep does.
+    fn is_in_order(&self, env: &Env) -> bool {
+        if self.is_leader() {
             self.has_applied_own_term() && self.node.lead_transferee().is_zero() && self.is_fortified(env)
         } else {
             let leader = self.promise.filter(|promise| promise.term == self.node.term());
             self.node.role() == Role::Follower
                 && leader.is_some_and(|promise| promise.leader == self.node.leader())
                 && self.is_bound(env)
-        };
-        self.phase == Phase::Live && is_done && nobody_waits && no_change && in_order
+        }
     }
 
     /// Whether every follower that can be reached knows that all of the log is committed, and would notice if this store

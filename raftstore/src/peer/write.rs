@@ -7,7 +7,7 @@ use flotilla_region::{Index, RegionId, Term};
 use super::Peer;
 use crate::entry::{COMMANDS_HEADER_BYTES, CommandsEncoder};
 use crate::error::RequestError;
-use crate::msg::{Callers, Quota, Waiting, WriteDone, WriteRequest};
+use crate::msg::{Callers, Few, Quota, Waiting, WriteDone, WriteRequest};
 use crate::shared::Counters;
 use crate::time::Time;
 use crate::worker::Env;
@@ -22,7 +22,7 @@ const ENTRY_BYTES_TARGET: usize = 128 << 10;
 #[derive(Default)]
 pub(crate) struct Writes {
     encoder: CommandsEncoder,
-    gathered: Vec<(WriteDone, Quota)>,
+    gathered: Few<(WriteDone, Quota)>,
     /// Proposed, in log order.
     proposed: VecDeque<Waiting>,
     /// Waiting for a leader to appear, with the time at which they are answered without one.
@@ -75,7 +75,7 @@ impl Writes {
     }
 
     /// Callers of entries up to `index`.
-    pub(crate) fn take_up_to(&mut self, index: Index) -> Vec<Waiting> {
+    pub(crate) fn take_up_to(&mut self, index: Index) -> Few<Waiting> {
         let n = self.proposed.iter().take_while(|w| w.index <= index).count();
         self.proposed.drain(..n).collect()
     }

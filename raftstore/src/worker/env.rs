@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use flotilla_raft::Work;
 use flotilla_region::{Peer as PeerInfo, Region, RegionId, StoreId};
 
 use crate::admin::transfer::Handover;
@@ -20,6 +21,8 @@ pub(crate) struct Env {
     pub outbox: Outbox,
     /// Time of the turn.
     pub now: Time,
+    /// Buffers for the work of one peer after the other.
+    pub work: Option<Box<Work>>,
     /// What the turn has for the log writer, in order.
     log_tasks: Vec<LogTask>,
     /// What it has for each apply worker, in order.
@@ -58,6 +61,7 @@ impl Env {
             shared,
             outbox,
             now: Time::default(),
+            work: None,
             log_tasks: Vec::new(),
             apply_messages,
             supporting,

@@ -151,7 +151,7 @@ impl Wish {
                 let expected = (*expected != Value(0)).then_some(&old[..]);
                 Command::CompareAndSwap { key: &key, expected, new: Some((&new, 0)) }.encode()
             }
-            Self::Delete(key) => Command::Delete(vec![&key_bytes(*key)]).encode(),
+            Self::Delete(key) => Command::Delete([&key_bytes(*key)[..]].into()).encode(),
             Self::DeleteRange(from, to) => {
                 let part = KeyRange::new(key_bytes(*from), key_bytes(*to)).intersect(range);
                 Command::DeleteRange { start: &part.start, end: &part.end }.encode()

@@ -525,7 +525,11 @@ impl Cluster {
         }
         let entries = ready.committed_entries.drain(..).collect();
         if let Some(applying) = applying.take() {
-            node.apply_work.push_back(ApplyWork { entries, applying: Some(applying), ..ApplyWork::default() });
+            node.apply_work.push_back(ApplyWork {
+                entries,
+                applying: Some(applying),
+                ..ApplyWork::default()
+            });
         }
         self.network.append(&mut ready.messages);
         assert!(work.is_taken_over(), "there is nothing else: {work:?}");
@@ -553,7 +557,8 @@ impl Cluster {
             return;
         }
         // Only what must survive is synced: a lone commit index need not.
-        let is_waited_for = !work.responses.is_empty() || work.storing.as_ref().is_some_and(|s| !s.is_empty());
+        let is_waited_for =
+            !work.responses.is_empty() || work.storing.as_ref().is_some_and(|s| !s.is_empty());
         if is_waited_for || !work.entries.is_empty() || work.snapshot.is_some() {
             node.sync();
         }

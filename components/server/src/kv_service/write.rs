@@ -12,7 +12,7 @@ impl Kv {
         check::cf(&request.cf)?;
         check::key(&request.key)?;
         let put = Put { key: &request.key, value: &request.value, ttl_s: request.ttl };
-        self.access.write(context, &Command::Put(vec![put])).await?;
+        self.access.write(context, &Command::Put([put].into())).await?;
         Ok(rpc::RawPutResponse::default())
     }
 
@@ -37,7 +37,7 @@ impl Kv {
         let context = self.context(request.context.as_ref())?;
         check::cf(&request.cf)?;
         check::key(&request.key)?;
-        self.access.write(context, &Command::Delete(vec![&request.key])).await?;
+        self.access.write(context, &Command::Delete([&request.key[..]].into())).await?;
         Ok(rpc::RawDeleteResponse::default())
     }
 

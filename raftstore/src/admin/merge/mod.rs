@@ -16,12 +16,12 @@ pub(crate) use source::is_merge_over;
 use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use flotilla_raft::{Entry, EntryKind, Message};
+use flotilla_raft::{Applying, Entry, EntryKind};
 use flotilla_region::{Index, Peer as PeerInfo, PeerId, Region, RegionEpoch, RegionId};
 
 use crate::codec::{get_bytes, get_u8, get_u64, put_bytes, put_u64};
 use crate::entry::{AdminCommand, CommitMerge, Payload, get_log_id, is_commit_merge};
-use crate::msg::{AdminDone, InstallSnapshot};
+use crate::msg::{AdminDone, Few, InstallSnapshot};
 use crate::state::{LogId, get_region, put_region};
 use crate::time::Time;
 
@@ -162,8 +162,16 @@ struct Asked {
 
 /// Committed entries on their way to the apply worker.
 pub(crate) struct Held {
-    pub entries: Vec<Entry>,
-    pub responses: Vec<Message>,
+    pub entries: Few<Entry>,
+    /// With the last of them.
+    pub applying: Option<Applying>,
+}
+
+impl Held {
+    /// Takes the entries from the one at `at` on.
+    fn split_off(&mut self, at: usize) -> Self {
+        Self { entries: self.entries.drain(at..).collect(), applying: self.applying.take() }
+    }
 }
 
 struct Swallowing {

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use flotilla_raft::{Message, ProgressState};
+use flotilla_raft::{Applying, Entry, ProgressState};
 use flotilla_region::{Index, PeerId, PeerRole, Region, RegionEpoch, RegionId, Space, StoreId, Term};
 
 use super::{Held, MergeState, Retire, Swallowing, commit_of, is_expected, merged_region};
 use crate::entry::{AdminCommand, CommitMerge, encode_admin};
 use crate::error::RequestError;
-use crate::msg::{AdminDone, ApplyMsg, ApplyTask, Callers, InstallSnapshot, RaftMsg};
+use crate::msg::{AdminDone, ApplyMsg, ApplyTask, Callers, Few, InstallSnapshot, RaftMsg};
 use crate::outbox::raft_message;
 use crate::peer::{Peer, Phase};
 use crate::shared::Counters;
@@ -139,14 +139,10 @@ impl Peer {
     // ---- holding apply ----
 
     /// Gives committed entries to the apply worker, up to a merge that has to wait for its source.
-    pub(crate) fn hand_to_apply(&mut self, mut message: Message, env: &mut Env) {
-        if message.entries.is_empty() {
-            return;
-        }
-        let entries = std::mem::take(&mut message.entries);
+    pub(crate) fn hand_to_apply(&mut self, entries: Few<Entry>, applying: Option<Applying>, env: &mut Env) {
         let ahead = entries.last().map_or(0, |last| last.index.0.saturating_sub(self.node.stable().0));
         Counters::add(&env.shared.counters.applied_ahead, ahead.min(entries.len() as u64));
-        self.merge.held.push_back(Held { entries, responses: message.take_responses() });
+        self.merge.held.push_back(Held { entries, applying });
         self.pump_apply(env);
     }
 
@@ -161,20 +157,14 @@ impl Peer {
                     if self.must_wait(&held, env) {
                         return self.merge.held.push_front(held);
                     }
-                    let rest = held.entries.split_off(1);
-                    if rest.is_empty() {
-                        self.send_to_apply(held, env);
-                        continue;
+                    if held.entries.len() > 1 {
+                        self.merge.held.push_front(held.split_off(1));
                     }
-                    let rest = Held { entries: rest, responses: std::mem::take(&mut held.responses) };
                     self.send_to_apply(held, env);
-                    self.merge.held.push_front(rest);
                 }
                 Some(at) => {
-                    let rest = held.entries.split_off(at);
-                    let rest = Held { entries: rest, responses: std::mem::take(&mut held.responses) };
+                    self.merge.held.push_front(held.split_off(at));
                     self.send_to_apply(held, env);
-                    self.merge.held.push_front(rest);
                 }
             }
         }
@@ -221,7 +211,7 @@ impl Peer {
             incarnation: self.incarnation,
             entries: held.entries,
             waiting,
-            responses: held.responses,
+            applying: held.applying,
         };
         env.apply(self.region.id, ApplyMsg::Task(task));
     }
@@ -309,8 +299,8 @@ impl Peer {
         self.merge.state = self.merge.installing.take().map(|state| *state);
         self.merge.is_source_retired = false;
         for held in std::mem::take(&mut self.merge.held) {
-            for response in held.responses {
-                let _ = self.node.step(response);
+            if let Some(applying) = held.applying {
+                self.node.on_applied(applying);
             }
         }
         self.fail_merge_caller();
