@@ -10,7 +10,7 @@ use flotilla_raftstore::{Clock, FatalHook, Time, Turn, Workers};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::memory::Rest;
-use crate::watchdog::{Pulse, Watchdog};
+use crate::watchdog::{LOG_WRITER, Pulse, Watchdog};
 
 /// Exit status of a store that met an error after which nothing may be acknowledged.
 pub const EXIT_FATAL: i32 = 70;
@@ -78,7 +78,7 @@ pub fn run_workers(workers: Workers, clock: Arc<dyn Clock>, hang_limit: Duration
 
 fn run(mut turn: Box<dyn Turn>, clock: &dyn Clock, pulse: &Pulse) {
     let _guard = ExitOnPanic;
-    let mut rest = Rest::default();
+    let mut rest = if turn.name() == LOG_WRITER { Rest::of_engine() } else { Rest::default() };
     loop {
         let now = clock.now();
         pulse.begin(now);
