@@ -9,7 +9,7 @@ use bytes::Bytes;
 use flotilla_engine::Engine;
 use flotilla_placement::IdPool;
 use flotilla_raft::Meter;
-use flotilla_region::{KeyRange, PeerId, Region, RegionId, Space, StoreId};
+use flotilla_region::{DenseMap, KeyRange, PeerId, Region, RegionId, Space, StoreId};
 use parking_lot::{Mutex, RwLock};
 
 use crate::background::BackgroundMsg;
@@ -273,9 +273,9 @@ impl Counters {
 #[derive(Default)]
 pub(crate) struct StoreRanges {
     /// By space and start key. The descriptors are the peers' own; what they say of members may be old.
-    taken: BTreeMap<(Space, Bytes), Arc<Region>>,
+    taken: DenseMap<(Space, Bytes), Arc<Region>>,
     /// The same by id.
-    places: BTreeMap<RegionId, Arc<Region>>,
+    places: DenseMap<RegionId, Arc<Region>>,
     reserved: BTreeMap<RegionId, (Space, KeyRange)>,
     /// Live regions that are surely, or will surely be, part of another one. Its snapshot may take their place.
     doomed: BTreeMap<RegionId, RegionId>,

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flotilla_region::{KeyRange, Peer, PeerId, PeerRole, Region, RegionId, Space, StoreId, Term};
+use flotilla_region::{DenseMap, KeyRange, Peer, PeerId, PeerRole, Region, RegionId, Space, StoreId, Term};
 
 /// What clients do to something, per second; a few seconds' mean.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,10 +146,10 @@ pub enum Learned {
 /// Invariant: for each region neither part of its epoch nor its term ever decreases while it is in the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteTable {
-    regions: BTreeMap<RegionId, RegionInfo>,
+    regions: DenseMap<RegionId, RegionInfo>,
     /// Start keys per space.
-    user_starts: BTreeMap<Bytes, RegionId>,
-    meta_starts: BTreeMap<Bytes, RegionId>,
+    user_starts: DenseMap<Bytes, RegionId>,
+    meta_starts: DenseMap<Bytes, RegionId>,
 }
 
 impl RouteTable {
@@ -285,7 +285,7 @@ impl RouteTable {
     /// Whether the known regions of a space leave no gap.
     pub fn covers(&self, space: Space) -> bool {
         let mut reached = Some(Bytes::new());
-        for (start, id) in self.starts(space) {
+        for (start, id) in self.starts(space).iter() {
             if reached.as_ref() != Some(start) {
                 return false;
             }
@@ -312,14 +312,14 @@ impl RouteTable {
             .filter(|info| info.region.range.overlaps(range))
     }
 
-    fn starts(&self, space: Space) -> &BTreeMap<Bytes, RegionId> {
+    fn starts(&self, space: Space) -> &DenseMap<Bytes, RegionId> {
         match space {
             Space::User => &self.user_starts,
             Space::Meta => &self.meta_starts,
         }
     }
 
-    fn starts_mut(&mut self, space: Space) -> &mut BTreeMap<Bytes, RegionId> {
+    fn starts_mut(&mut self, space: Space) -> &mut DenseMap<Bytes, RegionId> {
         match space {
             Space::User => &mut self.user_starts,
             Space::Meta => &mut self.meta_starts,
@@ -335,7 +335,7 @@ impl RouteTable {
         );
         for space in [Space::User, Space::Meta] {
             let mut previous: Option<&KeyRange> = None;
-            for (start, id) in self.starts(space) {
+            for (start, id) in self.starts(space).iter() {
                 let region = &self.regions[id].region;
                 assert_eq!((region.space, &region.range.start), (space, start), "index names another region");
                 assert!(!previous.is_some_and(|p| p.overlaps(&region.range)), "ranges overlap");

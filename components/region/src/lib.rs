@@ -3,10 +3,12 @@
 //! A *region* is a key range with its own Raft group; a *peer* is one replica of it on one *store*. This crate holds
 //! no behaviour beyond what those words mean: what a range contains, when an epoch is stale, how a key is laid out.
 
+mod dense;
 mod descriptor;
 pub mod keys;
 mod range;
 
+pub use dense::DenseMap;
 pub use descriptor::{Peer, PeerRole, Region, RegionEpoch, Space};
 pub use flotilla_raft::{Index, PeerId, Term};
 pub use range::KeyRange;

@@ -9,14 +9,14 @@ mod install;
 mod merge;
 mod ring;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_engine::WriteBatch;
 use flotilla_raft::EntryKind;
-use flotilla_region::{PeerId, Region, RegionId, keys};
+use flotilla_region::{DenseMap, PeerId, Region, RegionId, keys};
 
 use crate::admin::check::DigestTask;
 use crate::background::BackgroundMsg;
@@ -42,7 +42,7 @@ pub(crate) struct ApplyWorker {
     mailbox: Mailbox<Vec<ApplyMsg>>,
     /// Taken from the mailbox, for later rounds.
     waiting: VecDeque<ApplyMsg>,
-    appliers: BTreeMap<RegionId, Applier>,
+    appliers: DenseMap<RegionId, Applier>,
     /// Where the applied positions of large rounds go.
     ring: Ring,
     round: Round,
@@ -91,7 +91,7 @@ impl ApplyWorker {
             shared,
             mailbox,
             waiting: VecDeque::new(),
-            appliers: BTreeMap::new(),
+            appliers: DenseMap::new(),
             ring,
             round: Round::default(),
             proven: 0,
@@ -331,8 +331,10 @@ impl ApplyWorker {
                 Ok(())
             }
             ApplyMsg::Claim { region, peer, incarnation } => {
-                let unknown = || Applier::new(region.clone(), peer, incarnation, LogId::default(), None);
-                self.appliers.entry(region.id).or_insert_with(unknown);
+                if !self.appliers.contains_key(&region.id) {
+                    let unknown = Applier::new(region.clone(), peer, incarnation, LogId::default(), None);
+                    self.appliers.insert(region.id, unknown);
+                }
                 Ok(())
             }
             ApplyMsg::Task(task) => self.on_task(task),

@@ -1,8 +1,6 @@
 //! Writing applied positions; [`crate::positions`] says how they are read.
 
-use std::collections::BTreeMap;
-
-use flotilla_region::{RegionId, keys};
+use flotilla_region::{DenseMap, RegionId, keys};
 
 use super::Round;
 use super::applier::Applier;
@@ -33,7 +31,7 @@ impl Ring {
     }
 
     /// Adds the round's positions to its batch. Regions that are gone, or going, have none any more.
-    pub(super) fn stage(&mut self, round: &mut Round, appliers: &mut BTreeMap<RegionId, Applier>) {
+    pub(super) fn stage(&mut self, round: &mut Round, appliers: &mut DenseMap<RegionId, Applier>) {
         let Round { positions, batch, .. } = round;
         positions.retain(|Position { region, peer, at }| {
             let Some(applier) = appliers.get(region).filter(|a| a.peer == *peer && !a.is_retired) else {
@@ -70,7 +68,7 @@ impl Ring {
     }
 
     /// Gives each region its own record, in the batch of the last list: nothing of the lists is needed then.
-    fn begin_anew(&mut self, round: &mut Round, appliers: &mut BTreeMap<RegionId, Applier>) {
+    fn begin_anew(&mut self, round: &mut Round, appliers: &mut DenseMap<RegionId, Applier>) {
         (self.next, self.named) = (0, 0);
         for region in self.regions.drain(..) {
             if let Some(applier) = appliers.get_mut(&region)
@@ -119,13 +117,13 @@ mod tests {
     struct Bench {
         engine: Arc<MemEngine>,
         ring: Ring,
-        appliers: BTreeMap<RegionId, Applier>,
+        appliers: DenseMap<RegionId, Applier>,
     }
 
     impl Bench {
         fn new(slots: u16) -> Self {
             let (engine, mut batch) = (MemEngine::new(1), WriteBatch::new());
-            let mut appliers = BTreeMap::new();
+            let mut appliers = DenseMap::new();
             for id in 1..=REGIONS {
                 let region = Arc::new(Region { id: RegionId(id), ..Region::default() });
                 batch.put(&keys::apply_state(region.id), &at(5).encode());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::wire::pb;
 use flotilla_placement::{Rates, RegionInfo};
-use flotilla_region::{RegionId, StoreId};
+use flotilla_region::{DenseMap, RegionId, StoreId};
 
 use super::driver::report_of;
 use super::{LedRegion, RegionSize};
@@ -20,7 +20,7 @@ const REFRESH_PARTS: u64 = 16;
 pub(super) struct Reports {
     boot_id: u64,
     sequence: u64,
-    led: BTreeMap<RegionId, (u64, RegionInfo)>,
+    led: DenseMap<RegionId, (u64, RegionInfo)>,
     dropped: BTreeMap<RegionId, u64>,
     receivers: BTreeMap<StoreId, Receiver>,
     /// Up to where regions were told again, and when.
@@ -39,7 +39,7 @@ impl Reports {
         Self {
             boot_id,
             sequence: 0,
-            led: BTreeMap::new(),
+            led: DenseMap::new(),
             dropped: BTreeMap::new(),
             receivers: BTreeMap::new(),
             refreshed: (RegionId(0), Time::default()),

@@ -1,10 +1,10 @@
 //! The peers of a raft worker: those that do something as they are, those that sleep packed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use flotilla_region::{RegionId, StoreId};
+use flotilla_region::{DenseMap, RegionId, StoreId};
 
 use crate::msg::PeerStatus;
 use crate::peer::Peer;
@@ -17,7 +17,7 @@ use crate::time::Time;
 /// Invariant: a packed peer sleeps.
 pub(super) struct Peers {
     shared: Arc<Shared>,
-    places: BTreeMap<RegionId, Place>,
+    places: DenseMap<RegionId, Place>,
     /// Whole ones that are to be looked at: they fell asleep, or were made whole and may sleep on.
     loose: Vec<RegionId>,
     /// Those that sleep and had something about them that a packed one does not remember.
@@ -53,7 +53,7 @@ impl Place {
 
 impl Peers {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, places: BTreeMap::new(), loose: Vec::new(), stubborn: BTreeSet::new() }
+        Self { shared, places: DenseMap::new(), loose: Vec::new(), stubborn: BTreeSet::new() }
     }
 
     pub(super) fn len(&self) -> usize {
