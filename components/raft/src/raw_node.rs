@@ -445,7 +445,9 @@ impl<S: Storage> RawNode<S> {
         let soft_state = raft.soft_state();
         ready.soft_state = (soft_state != self.seen_soft_state).then_some(soft_state);
         ready.hard_state = hard_state;
-        ready.read_states.append(&mut raft.reads.states);
+        if !raft.reads.states.is_empty() {
+            ready.read_states = std::mem::take(&mut raft.reads.states);
+        }
         ready.entries.extend_from_slice(raft.log.unstable.next_entries());
         raft.log.take_committed_entries(ahead_max, &mut ready.committed_entries);
         ready.snapshot = raft.log.unstable.next_snapshot().map(|snapshot| Box::new(snapshot.clone()));

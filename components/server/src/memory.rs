@@ -1,9 +1,10 @@
 //! Memory of a store at rest.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use flotilla_raftstore::Time;
+use flotilla_raftstore::{Clock, Time};
+
+use crate::threads::{SystemClock, process_cpu_us};
 
 /// Between two looks. What was freed is given back a second later at the earliest, by the allocator's own rule.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -11,9 +12,6 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const REST_PARTS: u64 = 10;
 /// However long the rest, memory is given back after so many intervals.
 const INTERVALS_MAX: u64 = 64;
-
-/// The log writer has come to rest, and with it the engine.
-static HAS_ENGINE_RESTED: AtomicBool = AtomicBool::new(false);
 
 /// Gives pages back to the system that were freed: those of this thread's heap, where others freed the last that was in them,
 /// and those that no heap holds. The allocator does so when it is asked for more memory or takes some back, some time after
@@ -40,13 +38,14 @@ fn give_back_of_engine() {
 }
 
 /// Gives back, for ever, what the runtime's threads freed: one of them at a time, whichever wakes up for it. And what the
-/// engine freed, whenever it has come to rest.
-pub async fn give_back_for_ever() {
-    let mut interval = tokio::time::interval(INTERVAL);
+/// engine freed, while the whole process is at rest.
+pub async fn give_back_for_ever(clock: SystemClock) {
+    let mut interval = tokio::time::interval(INTERVAL + Duration::from_millis(1));
+    let mut rest = Rest::default();
     loop {
         interval.tick().await;
         give_back();
-        if HAS_ENGINE_RESTED.swap(false, Ordering::Relaxed) {
+        if rest.is_due(clock.now(), process_cpu_us()) {
             let _ = tokio::task::spawn_blocking(give_back_of_engine).await;
         }
     }
@@ -62,21 +61,13 @@ pub struct Rest {
     busy_us: u64,
     /// Intervals of rest, one after the other.
     intervals: u64,
-    /// While this thread rests the engine does.
-    is_engines: bool,
 }
 
 impl Rest {
-    /// Of the log writer's thread: every write goes through it.
-    pub fn of_engine() -> Self {
-        Self { is_engines: true, ..Self::default() }
-    }
-
     /// Before a wait, at time `now`; its turns took `busy_us` until now.
     pub fn look(&mut self, now: Time, busy_us: u64) {
         if self.is_due(now, busy_us) {
             give_back();
-            HAS_ENGINE_RESTED.fetch_or(self.is_engines, Ordering::Relaxed);
         }
     }
 
@@ -86,8 +77,7 @@ impl Rest {
             return false;
         }
         let rests = worked_us <= elapsed_us / REST_PARTS;
-        (self.looked, self.busy_us) = (now, busy_us);
-        self.intervals = if rests { self.intervals + 1 } else { 0 };
+        *self = Self { looked: now, busy_us, intervals: if rests { self.intervals + 1 } else { 0 } };
         rests && (self.intervals.is_power_of_two() || self.intervals.is_multiple_of(INTERVALS_MAX))
     }
 }
@@ -105,7 +95,7 @@ mod tests {
 
     #[test]
     fn memory_is_given_back_after_five_seconds_of_rest_and_ever_more_rarely_then() {
-        let mut rest = Rest { looked: Time(1_000_000), busy_us: 7, ..Rest::default() };
+        let mut rest = Rest { looked: Time(1_000_000), busy_us: 7, intervals: 0 };
         assert!(!rest.is_due(Time(5_999_999), 7), "too early");
         assert_eq!(
             due(&mut rest, 200, 500_000),

@@ -190,7 +190,7 @@ async fn run(config: Config) -> Result<(), StartError> {
     tracing::info!(cluster = cluster.0, store = id.0, address = %node.address, "the store serves");
     tokio::spawn(status::watch_ready(node.clone(), store.clone()));
     tokio::spawn(status::report_load(store.clone(), dir, log));
-    tokio::spawn(memory::give_back_for_ever());
+    tokio::spawn(memory::give_back_for_ever(SystemClock));
     let announced = tokio::spawn(bootstrap::announce(node.clone(), store.clone(), server.cluster.clone()));
     tokio::select! {
         refused = refusal(announced) => return Err(refused),

@@ -10,7 +10,7 @@ use flotilla_raftstore::{Clock, FatalHook, Time, Turn, Workers};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::memory::Rest;
-use crate::watchdog::{LOG_WRITER, Pulse, Watchdog};
+use crate::watchdog::{Pulse, Watchdog};
 
 /// Exit status of a store that met an error after which nothing may be acknowledged.
 pub const EXIT_FATAL: i32 = 70;
@@ -24,8 +24,7 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Time {
-        let now = clock_gettime(ClockId::Boottime);
-        Time(now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000)
+        Time(micros(ClockId::Boottime))
     }
 
     fn unix_ms(&self) -> u64 {
@@ -36,8 +35,17 @@ impl Clock for SystemClock {
 
 /// Processor time that the calling thread has used, in microseconds.
 pub fn thread_cpu_us() -> u64 {
-    let used = clock_gettime(ClockId::ThreadCPUTime);
-    used.tv_sec as u64 * 1_000_000 + used.tv_nsec as u64 / 1_000
+    micros(ClockId::ThreadCPUTime)
+}
+
+/// Processor time that the process has used, in microseconds.
+pub fn process_cpu_us() -> u64 {
+    micros(ClockId::ProcessCPUTime)
+}
+
+fn micros(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000
 }
 
 /// Random bytes of the operating system.
@@ -78,7 +86,7 @@ pub fn run_workers(workers: Workers, clock: Arc<dyn Clock>, hang_limit: Duration
 
 fn run(mut turn: Box<dyn Turn>, clock: &dyn Clock, pulse: &Pulse) {
     let _guard = ExitOnPanic;
-    let mut rest = if turn.name() == LOG_WRITER { Rest::of_engine() } else { Rest::default() };
+    let mut rest = Rest::default();
     loop {
         let now = clock.now();
         pulse.begin(now);

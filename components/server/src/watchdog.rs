@@ -14,7 +14,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use crate::threads::EXIT_FATAL;
 
 /// The worker whose turns are writes and syncs of the log.
-pub(crate) const LOG_WRITER: &str = "log-writer";
+const LOG_WRITER: &str = "log-writer";
 /// Pause between looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Time that an orderly end may take, which may want the disk, too.

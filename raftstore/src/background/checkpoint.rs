@@ -11,8 +11,12 @@ use crate::shared::{Counters, worker_of};
 use crate::state::LogId;
 use crate::time::Time;
 
-/// So long after the rest of the cycle `log` is flushed: what raft workers drop until then never becomes a file.
+/// So long after the flush of `data`, `log` is flushed: what raft workers drop until then never becomes a file.
 const FLUSH_LOG_AFTER_MS: u64 = 300;
+
+/// Between two looks at how full `log` is, and when it is half full.
+const LOOK_MS: u64 = 1_000;
+const LOOK_FILLING_MS: u64 = 100;
 
 /// Positions in one message: a raft worker has a bounded bite of work in a turn.
 const POSITIONS_MAX: usize = 1_024;
@@ -46,14 +50,33 @@ impl Background {
                 worker.send(RaftMsg::Durable { positions: positions.to_vec(), keep_bytes });
             }
         }
-        self.flush_log_at = Some(now.plus_ms(FLUSH_LOG_AFTER_MS));
+        self.has_flushed_data = true;
+    }
+
+    /// In the turn after the flush of `data`, which may have taken longer than what is waited for now.
+    pub(super) fn plan_log_flush(&mut self, now: Time) {
+        if std::mem::take(&mut self.has_flushed_data) {
+            self.flush_log_at = Some(now.plus_ms(FLUSH_LOG_AFTER_MS));
+        }
+    }
+
+    /// Whether a cycle is under way.
+    pub(super) fn is_in_checkpoint(&self) -> bool {
+        self.has_flushed_data || self.flush_log_at.is_some()
+    }
+
+    /// When to look next whether `log` is full: while it fills fast it does so within a second.
+    pub(super) fn next_look(&self, now: Time) -> Time {
+        let is_filling = self.shared.engine.log_bytes() >= self.shared.config.checkpoint_log_bytes / 2;
+        now.plus_ms(if is_filling { LOOK_FILLING_MS } else { LOOK_MS })
     }
 
     /// The cycle's end.
     pub(super) fn flush_log(&mut self) {
-        if self.flush_log_at.take().is_none() {
+        if !self.is_in_checkpoint() {
             return;
         }
+        (self.has_flushed_data, self.flush_log_at) = (false, None);
         if let Err(error) = self.shared.engine.log_flush() {
             return self.shared.fail(&error.into());
         }

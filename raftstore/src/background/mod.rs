@@ -39,6 +39,8 @@ pub(crate) struct Background {
     next_checkpoint: Time,
     /// When `log` is flushed, after a checkpoint.
     flush_log_at: Option<Time>,
+    /// Since the last turn.
+    has_flushed_data: bool,
     next_sizes: Time,
     /// How often the WAL's size is looked at.
     next_look: Time,
@@ -56,6 +58,7 @@ impl Background {
             next_load: soon,
             next_checkpoint: soon,
             flush_log_at: None,
+            has_flushed_data: false,
             next_sizes: soon,
             next_look: soon,
         }
@@ -98,13 +101,14 @@ impl Turn for Background {
         if self.next_checkpoint == Time::default() {
             self.next_checkpoint = now.plus_ms(self.shared.config.checkpoint_interval_ms);
         }
+        self.plan_log_flush(now);
         if let Some(message) = self.mailbox.pop() {
             self.handle(message, now);
         }
         if now >= self.next_look {
-            self.next_look = now.plus_ms(1_000);
+            self.next_look = self.next_look(now);
             let full = self.shared.engine.log_bytes() >= self.shared.config.checkpoint_log_bytes;
-            if self.flush_log_at.is_none() && (full || now >= self.next_checkpoint) {
+            if !self.is_in_checkpoint() && (full || now >= self.next_checkpoint) {
                 self.next_checkpoint = now.plus_ms(self.shared.config.checkpoint_interval_ms);
                 self.checkpoint(false, now);
                 self.look_for_damage();
@@ -123,7 +127,7 @@ impl Turn for Background {
             self.next_sizes = now.plus_ms(self.shared.config.split_check_ms);
             self.sizes.ask(&self.shared);
         }
-        !self.mailbox.is_empty() || self.digests.is_busy()
+        !self.mailbox.is_empty() || self.digests.is_busy() || self.has_flushed_data
     }
 
     fn has_messages(&self) -> bool {

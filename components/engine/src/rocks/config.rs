@@ -45,7 +45,7 @@ pub struct RocksConfig {
 impl Default for RocksConfig {
     fn default() -> Self {
         Self {
-            log_write_buffer_bytes: 128 * MIB,
+            log_write_buffer_bytes: 160 * MIB,
             data_write_buffer_bytes: 32 * MIB,
             block_cache_bytes: 128 * MIB,
             background_jobs: 2,
