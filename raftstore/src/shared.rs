@@ -374,13 +374,18 @@ impl StoreRanges {
 
     /// Reserves a range for a snapshot of `region`, unless another region or reservation is in the way.
     pub(crate) fn reserve(&mut self, region: RegionId, space: Space, range: &KeyRange) -> bool {
-        let clash =
-            self.reserved.iter().any(|(id, (s, r))| *id != region && *s == space && r.overlaps(range));
-        if clash || !self.obstacles(space, range, region).is_empty() {
+        if self.is_reserved_for_another(space, range, region)
+            || !self.obstacles(space, range, region).is_empty()
+        {
             return false;
         }
         self.reserved.insert(region, (space, range.clone()));
         true
+    }
+
+    /// Whether a snapshot of another region is on its way into the range.
+    pub(crate) fn is_reserved_for_another(&self, space: Space, range: &KeyRange, region: RegionId) -> bool {
+        self.reserved.iter().any(|(id, (s, r))| *id != region && *s == space && r.overlaps(range))
     }
 
     /// Number of regions that have a range here.
