@@ -518,7 +518,7 @@ impl Cluster {
         }
         let node = self.nodes.get_mut(&id).expect("known node");
         let hard_state = ready.hard_state.unwrap_or_default();
-        let (entries, responses) = (ready.entries.drain(..).collect(), answers.drain(..).collect());
+        let (entries, responses) = (std::mem::take(&mut ready.entries), std::mem::take(answers));
         if let Some(storing) = storing.take() {
             let (snapshot, storing) = (ready.snapshot.take(), Some(storing));
             node.append_work.push_back(AppendWork { hard_state, snapshot, entries, responses, storing });
