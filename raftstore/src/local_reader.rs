@@ -144,10 +144,18 @@ impl SupportLease {
 
     /// Whether a quorum of each half is supported at `now`.
     pub(crate) fn holds(&self, now: Time) -> bool {
-        let is_quorum =
-            |half: &Half| half.promised.iter().filter(|support| support.holds(now)).count() >= half.needed;
-        !self.halves.is_empty() && self.halves.iter().all(is_quorum)
+        let is_held = |half: &Half| are_enough(half.needed, half.promised.iter(), now);
+        !self.halves.is_empty() && self.halves.iter().all(is_held)
     }
+}
+
+/// Whether so many of the promises hold at `now`.
+pub(crate) fn are_enough<'a>(
+    needed: usize,
+    promised: impl Iterator<Item = &'a Arc<Support>>,
+    now: Time,
+) -> bool {
+    promised.filter(|support| support.holds(now)).count() >= needed
 }
 
 /// The read delegates of a store. Never iterated.

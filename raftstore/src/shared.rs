@@ -374,18 +374,18 @@ impl StoreRanges {
 
     /// Reserves a range for a snapshot of `region`, unless another region or reservation is in the way.
     pub(crate) fn reserve(&mut self, region: RegionId, space: Space, range: &KeyRange) -> bool {
-        if self.is_reserved_for_another(space, range, region)
-            || !self.obstacles(space, range, region).is_empty()
-        {
+        if self.is_anothers(space, range, region) {
             return false;
         }
         self.reserved.insert(region, (space, range.clone()));
         true
     }
 
-    /// Whether a snapshot of another region is on its way into the range.
-    pub(crate) fn is_reserved_for_another(&self, space: Space, range: &KeyRange, region: RegionId) -> bool {
-        self.reserved.iter().any(|(id, (s, r))| *id != region && *s == space && r.overlaps(range))
+    /// Whether another region has the range, or part of it, or its snapshot is on its way there.
+    pub(crate) fn is_anothers(&self, space: Space, range: &KeyRange, region: RegionId) -> bool {
+        let clashes =
+            |(id, (s, r)): (&RegionId, &(Space, KeyRange))| *id != region && *s == space && r.overlaps(range);
+        self.reserved.iter().any(clashes) || !self.obstacles(space, range, region).is_empty()
     }
 
     /// Number of regions that have a range here.

@@ -659,9 +659,7 @@ fn deliver(peer: &mut Peer, from: PeerInfo, epoch: RegionEpoch, raft: pb::RaftMe
     let Some(message) = raft.message.and_then(wire::message_from_wire) else { return };
     if peer.phase == Phase::Uninitialised && !is_vote(message.kind) {
         let space = if raft.meta_space { Space::Meta } else { Space::User };
-        let ranges = env.shared.ranges.lock();
-        let is_anothers = !ranges.obstacles(space, &range, region).is_empty();
-        if is_anothers || ranges.is_reserved_for_another(space, &range, region) {
+        if env.shared.ranges.lock().is_anothers(space, &range, region) {
             // The range is still another region's here, or its snapshot is arriving: a split on its way will bring this peer
             // to life. Answering an append would only ask for a needless snapshot.
             return;

@@ -134,18 +134,6 @@ impl Storage for MemStorage {
         Ok((self.hard_state, self.snapshot.meta.conf_state.clone()))
     }
 
-    fn entries(
-        &self,
-        low: Index,
-        high: Index,
-        bytes_max: u64,
-        context: FetchContext,
-    ) -> StorageResult<Vec<Entry>> {
-        let mut entries = Vec::new();
-        self.entries_into(low, high, bytes_max, context, &mut entries)?;
-        Ok(entries)
-    }
-
     fn entries_into(
         &self,
         low: Index,

@@ -129,7 +129,7 @@ impl<S: Storage> RawNode<S> {
             Some(spare) => std::mem::take(&mut spare.is_fresh),
             None => self.is_async && was_used,
         };
-        if !is_fresh && (was_used || self.is_warm || self.spare.is_some()) {
+        if !is_fresh && (was_used || self.is_warm) {
             self.release_buffers();
         }
         self.is_warm = is_fresh;
@@ -323,13 +323,13 @@ impl<S: Storage> RawNode<S> {
         let mut ready = Ready { entries, committed_entries, ..Ready::default() };
         self.collect(&mut ready);
         ready.messages = self.raft.outbox.now.take();
+        let applying = self.applying_of(&ready);
         if self.is_async {
             self.attach_storage_messages(&mut ready);
         } else {
-            self.prepare_advance(&mut ready);
+            self.prepare_advance(&mut ready, applying);
         }
-        let applying = self.pending.as_ref().and_then(|pending| pending.applying);
-        self.accept(&ready, applying.map(|applying| applying.bytes));
+        self.accept(&ready, applying);
         ready
     }
 
@@ -345,13 +345,15 @@ impl<S: Storage> RawNode<S> {
         self.collect(&mut work.ready);
         let Work { ready, answers, storing, applying } = work;
         self.raft.outbox.now.swap(&mut ready.messages);
-        let has_state = ready.hard_state.is_some() || ready.snapshot.is_some();
-        *storing = None;
-        if has_state || !ready.entries.is_empty() || !self.raft.outbox.after_append.is_empty() {
-            *storing = Some(self.storing_with(ready, answers));
-        }
+        *storing = self.has_to_store(ready).then(|| self.storing_with(ready, answers));
         *applying = self.applying_of(ready);
-        self.accept(ready, applying.map(|applying| applying.bytes));
+        self.accept(ready, *applying);
+    }
+
+    /// Whether something is to be stored, or an answer waits for what is being stored.
+    fn has_to_store(&self, ready: &Ready) -> bool {
+        let has_state = ready.hard_state.is_some() || ready.snapshot.is_some();
+        has_state || !ready.entries.is_empty() || !self.raft.outbox.after_append.is_empty()
     }
 
     /// What storing the work makes true. Answers to others go to `answers`.
@@ -359,20 +361,18 @@ impl<S: Storage> RawNode<S> {
         let own = self.raft.id;
         self.raft.outbox.after_append.swap(answers);
         let mut storing = Storing { stored: self.stored_by(ready), ..Storing::default() };
-        if answers.iter().any(|answer| answer.to == own) {
-            // A leader's, then: nearly always one run of acknowledgements.
-            answers.retain_mut(|answer| {
-                let is_run = answer.kind == Kind::AppendResponse;
-                if answer.to == own && is_run && storing.acks.is_none() && storing.own.is_empty() {
-                    storing.acks = Some((answer.term, answer.commit, answer.index));
-                } else if answer.to == own {
-                    storing.own.push(std::mem::take(answer));
-                } else {
-                    return true;
-                }
-                false
-            });
-        }
+        answers.retain_mut(|answer| {
+            if answer.to != own {
+                return true;
+            }
+            // A leader's: nearly always one run of acknowledgements, and nothing else.
+            if answer.kind == Kind::AppendResponse && storing.acks.is_none() && storing.own.is_empty() {
+                storing.acks = Some((answer.term, answer.commit, answer.index));
+            } else {
+                storing.own.push(std::mem::take(answer));
+            }
+            false
+        });
         storing
     }
 
@@ -401,13 +401,15 @@ impl<S: Storage> RawNode<S> {
             let _ = self.raft.on_own_acks(term, first, last);
         }
         for answer in &mut own {
-            let _ = self.take_own(answer);
+            if self.raft.check_message(answer, true).is_ok() {
+                let _ = self.step_own(answer);
+            }
         }
         self.finish_storing(&stored);
     }
 
-    fn take_own(&mut self, answer: &mut Message) -> Result<(), StepError> {
-        self.raft.check_message(answer, true)?;
+    /// Takes an answer of this node to itself, as it lay in the outbox: a run of acknowledgements is one.
+    fn step_own(&mut self, answer: &mut Message) -> Result<(), StepError> {
         match answer.kind {
             Kind::AppendResponse => self.raft.on_own_acks(answer.term, answer.commit, answer.index),
             _ => self.raft.step(answer),
@@ -463,7 +465,7 @@ impl<S: Storage> RawNode<S> {
     }
 
     /// Sync mode: answers to others leave with this Ready, answers to this node count on `advance`.
-    fn prepare_advance(&mut self, ready: &mut Ready) {
+    fn prepare_advance(&mut self, ready: &mut Ready, applying: Option<Applying>) {
         let own = self.raft.id;
         let answers = self.raft.outbox.after_append.take();
         let to_self = answers.iter().filter(|answer| answer.to == own).count();
@@ -478,14 +480,12 @@ impl<S: Storage> RawNode<S> {
                 to.push(answer);
             }
         }
-        self.pending =
-            Some(PendingAdvance { stored: self.stored_by(ready), applying: self.applying_of(ready) });
+        self.pending = Some(PendingAdvance { stored: self.stored_by(ready), applying });
     }
 
     /// Async mode: storage work becomes messages, which carry the answers that it makes true.
     fn attach_storage_messages(&mut self, ready: &mut Ready) {
-        let has_state = ready.hard_state.is_some() || ready.snapshot.is_some();
-        if has_state || !ready.entries.is_empty() || !self.raft.outbox.after_append.is_empty() {
+        if self.has_to_store(ready) {
             let append = self.storage_append(ready);
             ready.messages.push(append);
         }
@@ -540,8 +540,8 @@ impl<S: Storage> RawNode<S> {
         }
     }
 
-    /// Marks everything in the Ready as handed out. `committed_bytes`: size of its committed entries, if known.
-    fn accept(&mut self, ready: &Ready, committed_bytes: Option<u64>) {
+    /// Marks everything in the Ready as handed out. `applying`: its committed entries.
+    fn accept(&mut self, ready: &Ready, applying: Option<Applying>) {
         if let Some(soft_state) = ready.soft_state {
             self.seen_soft_state = soft_state;
         }
@@ -549,10 +549,9 @@ impl<S: Storage> RawNode<S> {
             self.seen_hard_state = hard_state;
         }
         self.raft.log.unstable.accept_in_progress();
-        if let Some(last) = ready.committed_entries.last() {
-            let bytes = committed_bytes.unwrap_or_else(|| entries_size(&ready.committed_entries));
+        if let Some(Applying { index, bytes, .. }) = applying {
             let ahead_max = self.apply_ahead_max();
-            self.raft.log.accept_applying(last.index, bytes, ahead_max);
+            self.raft.log.accept_applying(index, bytes, ahead_max);
         }
     }
 
@@ -565,11 +564,7 @@ impl<S: Storage> RawNode<S> {
         let pending = self.pending.take().expect("advance() was called without ready()");
         let mut own_messages = std::mem::take(&mut self.own_messages);
         for message in &mut own_messages {
-            let taken = match message.kind {
-                Kind::AppendResponse => self.raft.on_own_acks(message.term, message.commit, message.index),
-                _ => self.raft.step(message),
-            };
-            taken.expect("own answers are never refused");
+            self.step_own(message).expect("own answers are never refused");
         }
         // Kept like the rest for an owner that gives buffers back, and freed with them.
         if self.spare.is_some() {

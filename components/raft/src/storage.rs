@@ -34,21 +34,11 @@ pub type StorageResult<T> = Result<T, StorageError>;
 pub trait Storage {
     /// Hard state, and membership as of the applied index ([`crate::Config::applied`]).
     fn initial_state(&self) -> StorageResult<(HardState, ConfState)>;
-    /// Entries of `[low, high)`: at least one, then as many as keep [`crate::entry_size`] summed at most `bytes_max`.
+    /// Reads entries of `[low, high)` into an empty list, whose buffer is used again: at least one, then as many as keep
+    /// [`crate::entry_size`] summed at most `bytes_max`.
     ///
     /// # Errors
     /// `Compacted`, `Unavailable`, or `LogTemporarilyUnavailable` after starting a fetch for `context`.
-    fn entries(
-        &self,
-        low: Index,
-        high: Index,
-        bytes_max: u64,
-        context: FetchContext,
-    ) -> StorageResult<Vec<Entry>>;
-    /// Like [`Self::entries`], into an empty list, whose buffer is used again.
-    ///
-    /// # Errors
-    /// As there.
     fn entries_into(
         &self,
         low: Index,
@@ -56,9 +46,21 @@ pub trait Storage {
         bytes_max: u64,
         context: FetchContext,
         out: &mut Vec<Entry>,
-    ) -> StorageResult<()> {
-        *out = self.entries(low, high, bytes_max, context)?;
-        Ok(())
+    ) -> StorageResult<()>;
+    /// Like [`Self::entries_into`], in a list of their own.
+    ///
+    /// # Errors
+    /// As there.
+    fn entries(
+        &self,
+        low: Index,
+        high: Index,
+        bytes_max: u64,
+        context: FetchContext,
+    ) -> StorageResult<Vec<Entry>> {
+        let mut entries = Vec::new();
+        self.entries_into(low, high, bytes_max, context, &mut entries)?;
+        Ok(entries)
     }
     /// Term of the entry at `index`, valid for `[first_index() - 1, last_index()]`.
     fn term(&self, index: Index) -> StorageResult<Term>;

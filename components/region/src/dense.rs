@@ -36,7 +36,7 @@ impl<K: Ord, V> DenseMap<K, V> {
     }
 
     fn is_loose(&self) -> bool {
-        self.map.len() >= ENTRIES_MIN && self.map.len() - self.built.min(self.map.len()) > self.built / 4
+        self.map.len() >= ENTRIES_MIN && self.map.len().saturating_sub(self.built) > self.built / 4
     }
 }
 

@@ -40,6 +40,7 @@ fn give_back_of_engine() {
 /// Gives back, for ever, what the runtime's threads freed: one of them at a time, whichever wakes up for it. And what the
 /// engine freed, while the whole process is at rest.
 pub async fn give_back_for_ever(clock: SystemClock) {
+    // A tick that comes a little early would count for nothing.
     let mut interval = tokio::time::interval(INTERVAL + Duration::from_millis(1));
     let mut rest = Rest::default();
     loop {

@@ -296,10 +296,10 @@ impl ApplyWorker {
         for (region, incarnation) in round.retired {
             self.shared.links.raft_of(region).send(RaftMsg::Quiet { region, incarnation });
         }
-        self.round.positions = round.positions;
-        (self.round.replies, self.round.results) = (round.replies, round.results);
-        self.round.batch = round.batch;
-        self.round.batch.clear();
+        round.batch.clear();
+        // The buffers of what is drained serve the next round.
+        let Round { batch, replies, results, positions, .. } = round;
+        self.round = Round { batch, replies, results, positions, ..Round::default() };
         Ok(())
     }
 

@@ -65,10 +65,11 @@ impl Background {
         self.has_flushed_data || self.flush_log_at.is_some()
     }
 
-    /// When to look next whether `log` is full: while it fills fast it does so within a second.
-    pub(super) fn next_look(&self, now: Time) -> Time {
-        let is_filling = self.shared.engine.log_bytes() >= self.shared.config.checkpoint_log_bytes / 2;
-        now.plus_ms(if is_filling { LOOK_FILLING_MS } else { LOOK_MS })
+    /// Looks whether `log` is full, and plans the next look: from half on it may be so within a second.
+    pub(super) fn is_log_full(&mut self, now: Time) -> bool {
+        let (bytes, bytes_max) = (self.shared.engine.log_bytes(), self.shared.config.checkpoint_log_bytes);
+        self.next_look = now.plus_ms(if bytes >= bytes_max / 2 { LOOK_FILLING_MS } else { LOOK_MS });
+        bytes >= bytes_max
     }
 
     /// The cycle's end.

@@ -106,8 +106,7 @@ impl Turn for Background {
             self.handle(message, now);
         }
         if now >= self.next_look {
-            self.next_look = self.next_look(now);
-            let full = self.shared.engine.log_bytes() >= self.shared.config.checkpoint_log_bytes;
+            let full = self.is_log_full(now);
             if !self.is_in_checkpoint() && (full || now >= self.next_checkpoint) {
                 self.next_checkpoint = now.plus_ms(self.shared.config.checkpoint_interval_ms);
                 self.checkpoint(false, now);

@@ -16,7 +16,7 @@ use flotilla_region::{Peer as PeerInfo, PeerId, Region, StoreId, Term};
 use super::{Peer, Phase};
 use crate::codec::{get_u64, put_u64};
 use crate::liveness::Support;
-use crate::local_reader::SupportLease;
+use crate::local_reader::{SupportLease, are_enough};
 use crate::msg::LogTask;
 use crate::outbox::raft_message;
 use crate::shared::worker_of;
@@ -216,9 +216,11 @@ impl Peer {
 
     /// Whether a quorum of promises holds now, in each half of the applied configuration.
     pub(crate) fn is_fortified(&self, env: &Env) -> bool {
-        let holds = |id: &PeerId| self.promise_of(*id).is_some_and(|support| support.holds(env.now));
-        let is_quorum = |half: &PeerSet| half.iter().filter(holds).count() >= self.promises_needed(half);
-        env.shared.config.store_liveness && self.halves().next().is_some() && self.halves().all(is_quorum)
+        let is_held = |half: &PeerSet| {
+            let promised = half.iter().filter_map(|id| self.promise_of(id));
+            are_enough(self.promises_needed(half), promised, env.now)
+        };
+        env.shared.config.store_liveness && self.halves().next().is_some() && self.halves().all(is_held)
     }
 
     /// Voters of each half of the applied configuration.

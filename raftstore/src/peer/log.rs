@@ -409,18 +409,6 @@ impl Storage for PeerLog {
         Ok((self.hard_state, self.conf_state.clone()))
     }
 
-    fn entries(
-        &self,
-        low: Index,
-        high: Index,
-        bytes_max: u64,
-        context: FetchContext,
-    ) -> StorageResult<Vec<Entry>> {
-        let mut entries = Vec::new();
-        self.entries_into(low, high, bytes_max, context, &mut entries)?;
-        Ok(entries)
-    }
-
     fn entries_into(
         &self,
         low: Index,

@@ -205,14 +205,15 @@ impl Storage for DiskStorage {
         self.mem.initial_state()
     }
 
-    fn entries(
+    fn entries_into(
         &self,
         low: Index,
         high: Index,
         bytes_max: u64,
         context: FetchContext,
-    ) -> StorageResult<Vec<Entry>> {
-        self.mem.entries(low, high, bytes_max, context)
+        out: &mut Vec<Entry>,
+    ) -> StorageResult<()> {
+        self.mem.entries_into(low, high, bytes_max, context, out)
     }
 
     fn term(&self, index: Index) -> StorageResult<Term> {

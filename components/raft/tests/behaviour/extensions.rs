@@ -422,7 +422,14 @@ impl Storage for Lazy {
         self.memory.initial_state()
     }
 
-    fn entries(&self, low: Index, high: Index, max: u64, context: FetchContext) -> StorageResult<Vec<Entry>> {
+    fn entries_into(
+        &self,
+        low: Index,
+        high: Index,
+        max: u64,
+        context: FetchContext,
+        out: &mut Vec<Entry>,
+    ) -> StorageResult<()> {
         if context != FetchContext::Immediate && !self.is_ready.get() {
             self.asked.borrow_mut().push(context);
             return Err(StorageError::LogTemporarilyUnavailable);
@@ -430,7 +437,7 @@ impl Storage for Lazy {
         if context != FetchContext::Immediate && self.is_losing.get() {
             return Err(StorageError::Compacted);
         }
-        self.memory.entries(low, high, max, context)
+        self.memory.entries_into(low, high, max, context, out)
     }
 
     fn term(&self, index: Index) -> StorageResult<Term> {

@@ -33,14 +33,15 @@ impl Storage for NodeStorage {
         Ok((self.memory.hard_state(), self.newest().conf_state.clone()))
     }
 
-    fn entries(
+    fn entries_into(
         &self,
         low: Index,
         high: Index,
         bytes_max: u64,
         context: FetchContext,
-    ) -> StorageResult<Vec<Entry>> {
-        self.memory.entries(low, high, bytes_max, context)
+        out: &mut Vec<Entry>,
+    ) -> StorageResult<()> {
+        self.memory.entries_into(low, high, bytes_max, context, out)
     }
 
     fn term(&self, index: Index) -> StorageResult<Term> {
